@@ -1,0 +1,1 @@
+"""WHO a message is for: identity links, their stores, and the context of a session."""

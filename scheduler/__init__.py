@@ -1,0 +1,1 @@
+"""WHEN a delivery is due: the producer API, the clock over the schedule table, the relay."""

@@ -1,0 +1,1 @@
+"""HOW a delivery happens: outbox, pipeline, platforms, history and mirror."""

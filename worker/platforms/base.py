@@ -1,0 +1,152 @@
+"""What a platform is: pure functions from a message to a request and from a response to an outcome.
+
+Adapters implement `Platform`; the pipeline calls them. An adapter does no I/O, reads no
+environment, knows no database and no Celery.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from worker.taxonomy import Failure, Outcome
+
+
+class Dedup(StrEnum):
+    """The strongest thing a platform can do about a send whose answer never came."""
+
+    #: A second send under the same key is one message.
+    KEY = "key"
+    #: The platform's history can be asked.
+    ASK = "ask"
+    NONE = "none"
+
+
+def utf16_units(text: str) -> int:
+    """Count UTF-16 code units."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def utf8_bytes(text: str) -> int:
+    """Count UTF-8 bytes."""
+    return len(text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What a platform's API allows.
+
+    Attributes:
+        max_length: Longest text of one message, in the unit of `measure`.
+        measure: Gives a text's length in the platform's own unit.
+        threads: `platform:chat#thread` is understood.
+        colon_in_ids: Ids may contain `:`, so `platform:chat:thread` is not.
+        dedup: What can be done about an ambiguous send.
+        dm_by_user_id: A person's user id can be written to as a chat (perhaps after
+            `OpensChats.opening`).
+    """
+
+    max_length: int
+    measure: Callable[[str], int] = len
+    threads: bool = False
+    colon_in_ids: bool = False
+    dedup: Dedup = Dedup.NONE
+    dm_by_user_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable that a platform reads.
+
+    `name` is the usual one (`TELEGRAM_BOT_TOKEN`); a further account `second` reads
+    `TELEGRAM_BOT_TOKEN_SECOND`. Without `default` it must be set before anything is sent.
+    A `secret` never leaves the process.
+    """
+
+    name: str
+    secret: bool = True
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bot:
+    """One account on one platform, with the values of its variables by their plain names."""
+
+    platform: str
+    account: str
+    values: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A rendered message for one chat.
+
+    Attributes:
+        delivery_id: Stable over all attempts: what idempotency keys are made of.
+        created_s: Unix seconds of the delivery's creation, stable over all attempts.
+        reply_to: The platform's id of the message that this one answers.
+        extra: The delivery's metadata, for adapters that pass it on (webhook).
+    """
+
+    delivery_id: str
+    chat_id: str
+    text: str
+    created_s: int
+    thread_id: str | None = None
+    reply_to: str | None = None
+    silent: bool = False
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, complete; `guarded` ones may not reach private addresses."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+    guarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP response; header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@runtime_checkable
+class Platform(Protocol):
+    """An adapter. Third-party ones are named by the entry-point group `mirrorpost.platforms`."""
+
+    name: str
+    capability: Capability
+    variables: tuple[Variable, ...]
+
+    def check_chat(self, chat_id: str) -> str | None:
+        """Give what is wrong with a chat id and what would be right, or `None`."""
+        ...
+
+    def request(self, message: Message, bot: Bot) -> Request:
+        """Turn a message into the request that sends it."""
+        ...
+
+    def outcome(self, response: Response) -> Outcome:
+        """Turn the platform's answer into a receipt or one failure of the taxonomy."""
+        ...
+
+
+@runtime_checkable
+class OpensChats(Protocol):
+    """An adapter whose direct chats must be opened by user id before they can be written to."""
+
+    def opening(self, user_id: str, bot: Bot) -> Request:
+        """Give the request that opens the direct chat; safe to repeat."""
+        ...
+
+    def opened(self, response: Response) -> str | Failure:
+        """Give the chat id that the answer names."""
+        ...
