@@ -150,3 +150,16 @@ class OpensChats(Protocol):
     def opened(self, response: Response) -> str | Failure:
         """Give the chat id that the answer names."""
         ...
+
+
+@runtime_checkable
+class ChecksThreads(Protocol):
+    """An adapter that knows what its thread ids look like.
+
+    Without the check a wrong one may be worse than refused: Telegram reads text that is no
+    number as no topic at all, and the message lands in the group's main chat.
+    """
+
+    def check_thread(self, thread_id: str) -> str | None:
+        """Give what is wrong with a thread id and what would be right, or `None`."""
+        ...

@@ -1,0 +1,150 @@
+"""Matrix's client-server API, `m.room.message` into unencrypted rooms.
+
+Facts: https://spec.matrix.org/latest/client-server-api/. The transaction id is made of the
+delivery's id: the homeserver answers every repetition with the first event, also when the
+body has changed, so another body for the same delivery would need another id.
+"""
+
+import re
+from functools import lru_cache
+from urllib.parse import quote
+
+import orjson
+
+from worker.platforms.answers import by_status, failure, json_object, message_id, succeeded
+from worker.platforms.base import Bot, Capability, Dedup, Message, Request, Response, Variable
+from worker.platforms.retry_after import seconds
+from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt, Scope
+
+#: `!opaque:server`, and since room version 12 `!opaque` alone; at most 255 bytes.
+_ROOM = re.compile(r"![\x21-\x7e]{1,254}", re.ASCII)
+_EVENT = re.compile(r"\$[\x21-\x7e]{1,254}", re.ASCII)
+
+K = ErrorKind
+#: The `errcode` of an answer.
+ERRORS: dict[str, ErrorKind] = {
+    # Also what a room that does not exist answers.
+    "M_FORBIDDEN": K.FORBIDDEN,
+    "M_NOT_FOUND": K.TARGET_GONE,
+    "M_MISSING_TOKEN": K.AUTH,
+    "M_UNKNOWN_TOKEN": K.AUTH,
+    "M_USER_DEACTIVATED": K.AUTH,
+    "M_USER_SUSPENDED": K.AUTH,
+    "M_USER_LOCKED": K.AUTH,
+    "M_NOT_JSON": K.INVALID,
+    "M_BAD_JSON": K.INVALID,
+    "M_INVALID_PARAM": K.INVALID,
+    "M_DUPLICATE_ANNOTATION": K.INVALID,
+    "M_TOO_LARGE": K.TOO_LONG,
+    "M_LIMIT_EXCEEDED": K.RATE_LIMITED,
+    # The homeserver is over a quota of its own and took nothing.
+    "M_RESOURCE_LIMIT_EXCEEDED": K.TRANSIENT,
+}
+
+
+def json_bytes(text: str) -> int:
+    """Count the bytes that a text takes in an event: UTF-8 with JSON's escapes."""
+    return len(orjson.dumps(text)) - 2
+
+
+class Matrix:
+    """Matrix, one access token an account."""
+
+    name = "matrix"
+    #: A whole signed event may have 65,536 bytes; Synapse took 64,000 of body and refused
+    #: 65,000. The rest is for the envelope.
+    capability = Capability(
+        max_length=60_000,
+        measure=json_bytes,
+        threads=True,
+        colon_in_ids=True,
+        dedup=Dedup.KEY,
+    )
+    variables: tuple[Variable, ...] = (
+        Variable("MATRIX_HOMESERVER", secret=False),
+        Variable("MATRIX_ACCESS_TOKEN"),
+    )
+
+    def check_chat(self, chat_id: str) -> str | None:
+        """Demand a room id: aliases and people have to be resolved before."""
+        if chat_id.startswith("#"):
+            return (
+                "a Matrix alias cannot be sent to directly; use the room id !...:server "
+                "that stands in the room's settings under Advanced"
+            )
+        if _ROOM.fullmatch(chat_id):
+            return None
+        return "a Matrix target is a room id like !opaque:server, also for one person's room"
+
+    def check_thread(self, thread_id: str) -> str | None:
+        """Demand the id of the thread's first event."""
+        if _EVENT.fullmatch(thread_id):
+            return None
+        return "a Matrix thread is its first event's id, like $opaque"
+
+    def request(self, message: Message, bot: Bot) -> Request:
+        """Give the event under a transaction id made of the delivery's id."""
+        body: dict[str, object] = {
+            # By the default push rules a notice notifies nobody, which is Matrix's silent.
+            "msgtype": "m.notice" if message.silent else "m.text",
+            "body": message.text,
+            "m.mentions": {},
+        }
+        relation = _relation(message)
+        if relation:
+            body["m.relates_to"] = relation
+        headers = {
+            "authorization": f"Bearer {bot.values['MATRIX_ACCESS_TOKEN']}",
+            "content-type": "application/json",
+        }
+        base = bot.values["MATRIX_HOMESERVER"].rstrip("/")
+        path = f"/_matrix/client/v3/rooms/{_quoted(message.chat_id)}/send/m.room.message/"
+        return Request(
+            "PUT",
+            f"{base}{path}mirrorpost-{quote(message.delivery_id, safe='')}",
+            headers,
+            orjson.dumps(body),
+        )
+
+    def outcome(self, response: Response) -> Outcome:
+        """Read the answer; a 2xx without an event id is no receipt."""
+        answer = json_object(response.content)
+        if succeeded(response):
+            sent = message_id(answer.get("event_id"))
+            return Receipt((sent,)) if sent is not None else failure(response, by_status(response))
+        return _refusal(response, answer)
+
+
+def _relation(message: Message) -> dict[str, object]:
+    """Give `m.relates_to`: in a thread, in answer to a message, or both."""
+    if message.thread_id is None:
+        return {} if message.reply_to is None else {"m.in_reply_to": {"event_id": message.reply_to}}
+    return {
+        "rel_type": "m.thread",
+        "event_id": message.thread_id,
+        # Clients without threads show a fallback as an answer to the thread's first event.
+        "is_falling_back": message.reply_to is None,
+        "m.in_reply_to": {"event_id": message.reply_to or message.thread_id},
+    }
+
+
+def _refusal(response: Response, answer: dict[str, object]) -> Failure:
+    errcode = str(answer.get("errcode", ""))
+    kind = ERRORS.get(errcode) or by_status(response)
+    # Milliseconds in the body, exact; seconds in the header, rounded up.
+    exact_ms = answer.get("retry_after_ms")
+    exact_s = seconds(exact_ms / 1000) if isinstance(exact_ms, int | float) else None
+    return failure(
+        response,
+        kind,
+        answer.get("error") or errcode,
+        code=errcode or None,
+        retry_after_s=exact_s,
+        # Homeservers count messages by account, over all rooms.
+        scope=Scope.BOT if kind is K.RATE_LIMITED else Scope.CHAT,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _quoted(room_id: str) -> str:
+    return quote(room_id, safe="")
