@@ -19,6 +19,7 @@ def rank_routes(
     Args:
         reachable: Platforms on which a person can be written to by user id, with a credential.
         last_heard: The platform of the last message that the person wrote, if any.
+
     """
     return sorted(
         (link for link in links if link.platform in reachable),

@@ -1,1 +1,5 @@
 """WHEN a delivery is due: the producer API, the clock over the schedule table, the relay."""
+
+from scheduler.producer import broadcast, enqueue
+
+__all__ = ["broadcast", "enqueue"]

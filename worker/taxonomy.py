@@ -111,6 +111,7 @@ class Failure:
         retry_after_s: Seconds, as the platform says; `None` when it says nothing.
         scope: What `retry_after_s` stops.
         moved_to: The new chat id, only with `TARGET_MOVED`.
+
     """
 
     kind: ErrorKind

@@ -1,0 +1,149 @@
+"""The producer API: commit a delivery, then tell the workers."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import cache
+
+from sqlalchemy import Engine, event
+from sqlmodel import Session
+
+from scheduler.publish import publish
+from worker import outbox
+from worker.database import check_schema, engine
+from worker.intake import Policy, check
+from worker.lanes import Lane
+from worker.outbox import Accepted
+from worker.settings import settings
+
+#: Rows of one statement.
+_BATCH = 500
+
+
+@cache
+def _engine() -> Engine:
+    made = engine(settings().database)
+    check_schema(made)
+    return made
+
+
+def enqueue(
+    *,
+    to: str,
+    text: str,
+    key: str | None = None,
+    source: str = "",
+    lane: Lane | str | None = None,
+    at: datetime | str | None = None,
+    expires: datetime | str | None = None,
+    metadata: Mapping[str, object] | None = None,
+    thread: str | None = None,
+    reply_to: str | None = None,
+    silent: bool = False,
+    policy: Policy | str = Policy.RESEND,
+    session: Session | None = None,
+) -> Accepted:
+    """Commit one delivery, then publish it.
+
+    With `session` the delivery joins the caller's own transaction and is published after its
+    commit; when that rolls back, there is no delivery. When the broker is down this returns
+    all the same, and the relay publishes later.
+
+    Args:
+        to: `platform:chat`, `platform:chat#thread`, `platform@account:chat` or `user:name`.
+        key: The occasion. The same key and body again is the same delivery; the same key and
+            another body is a `KeyConflict`.
+        at: Due time, aware; a string is ISO 8601.
+        expires: After this it is not sent any more.
+
+    Raises:
+        Refused: Bad input; nothing was stored.
+
+    """
+    new = check(
+        to=to,
+        text=text,
+        key=key,
+        source=source,
+        lane=lane,
+        at=at,
+        expires=expires,
+        metadata=metadata,
+        thread=thread,
+        reply_to=reply_to,
+        silent=silent,
+        policy=policy,
+    )
+    if session is None:
+        with _engine().begin() as connection:
+            accepted = outbox.insert(connection, [new])[0]
+        if accepted.due_now:
+            publish(_engine(), [accepted])
+        return accepted
+    accepted = outbox.insert(session.connection(), [new])[0]
+    if accepted.due_now:
+        _publish_after_commit(session, accepted)
+    return accepted
+
+
+def _publish_after_commit(session: Session, accepted: Accepted) -> None:
+    # A savepoint's release is not a commit: after_commit fires for the outermost one only.
+    waiting: list[Accepted] = session.info.setdefault("mirrorpost_waiting", [])
+    waiting.append(accepted)
+    if len(waiting) > 1:
+        return
+    bind = session.get_bind()
+    database = bind if isinstance(bind, Engine) else bind.engine
+
+    def committed(_session: Session) -> None:
+        done()
+        publish(database, waiting)
+
+    def rolled_back(_session: Session, _previous: object) -> None:
+        done()
+
+    def done() -> None:
+        session.info.pop("mirrorpost_waiting", None)
+        event.remove(session, "after_commit", committed)
+        event.remove(session, "after_soft_rollback", rolled_back)
+
+    event.listen(session, "after_commit", committed)
+    event.listen(session, "after_soft_rollback", rolled_back)
+
+
+def broadcast(
+    *,
+    to: Iterable[str],
+    text: str,
+    id: str,  # noqa: A002 - the name of the field that users know
+    source: str = "broadcast",
+    metadata: Mapping[str, object] | None = None,
+    silent: bool = False,
+) -> list[Accepted]:
+    """Commit one message for many targets, then publish it in bulk.
+
+    The key of each delivery is the broadcast's id and the target, so calling it again after a
+    crash sends to nobody twice. All targets are checked before anything is stored.
+
+    Raises:
+        Refused: A target or the text is not acceptable; nothing was stored.
+
+    """
+    new = [
+        check(
+            to=target,
+            text=text,
+            key=f"broadcast:{id}:{target}",
+            source=source,
+            lane=Lane.BROADCAST,
+            metadata=metadata,
+            silent=silent,
+        )
+        for target in dict.fromkeys(to)
+    ]
+    accepted: list[Accepted] = []
+    for at in range(0, len(new), _BATCH):
+        with _engine().begin() as connection:
+            batch = outbox.insert(connection, new[at : at + _BATCH])
+        publish(_engine(), [each for each in batch if each.due_now])
+        accepted += batch
+    return accepted

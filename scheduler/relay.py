@@ -1,0 +1,55 @@
+"""The relay: what is due, lost or unpublished is told to the workers again.
+
+One pass; ticked by the clock of every scheduler process. Two at once do no harm: rows are
+taken with locks, and a task whose row is somebody else's does nothing.
+"""
+
+import structlog
+from sqlalchemy import Engine
+
+from scheduler.publish import publish
+from worker.database import reading
+from worker.due import (
+    BATCH,
+    ToPublish,
+    expire,
+    next_duty,
+    queue_due,
+    queue_unpublished,
+    rescue,
+)
+from worker.platforms import platforms
+from worker.platforms.base import Dedup
+
+_log = structlog.get_logger(__name__)
+
+
+def relay(engine: Engine) -> int | None:
+    """Publish what is due; give the next due time in epoch milliseconds, `None` for none known."""
+    with reading(engine) as connection:
+        duty = next_duty(connection)
+    if duty.next_ms is None or duty.next_ms > duty.now_ms:
+        return duty.next_ms
+    found = BATCH
+    while found >= BATCH:
+        found = _pass(engine)
+    with reading(engine) as connection:
+        return next_duty(connection).next_ms
+
+
+def _pass(engine: Engine) -> int:
+    keyed = [n for n, p in platforms().items() if p.capability.dedup is Dedup.KEY]
+    with engine.begin() as connection:
+        expired = expire(connection)
+        rescued = rescue(connection, deduplicating=keyed)
+        unpublished = queue_unpublished(connection)
+        due = queue_due(connection)
+    if expired:
+        _log.info("expired", deliveries=expired)
+    if rescued:
+        _log.warning("lease_expired", deliveries=len(rescued))
+    rows: list[ToPublish] = [*rescued, *unpublished, *due]
+    if rows and publish(engine, rows) < len(rows):
+        # The broker is away: the rows are marked, the next tick tries again.
+        return 0
+    return max(len(rescued), len(unpublished), len(due))

@@ -1,0 +1,155 @@
+"""The one client of a worker process: warm, shared, and as old as the process.
+
+It is spoken to through httpx's transport interface and not through `httpx.AsyncClient`: the
+client's redirects, cookies and authentication are of no use here, cost more than a third of
+a send, and its log line and exceptions carry the URL, which for Telegram is the token.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from ipaddress import ip_address
+
+import aiohttp
+import httpx
+import orjson
+from aiohttp.abc import AbstractResolver, ResolveResult
+from httpx_aiohttp import AiohttpTransport
+
+from worker.platforms.addresses import forbidden_address
+from worker.platforms.base import Request, Response
+from worker.settings import HTTP_TIMEOUT_S
+from worker.taxonomy import ErrorKind, Failure
+
+#: Seconds to connect; what fails here was certainly not sent.
+_CONNECT_TIMEOUT_S = 5.0
+_KEEPALIVE_S = 30.0
+_TIMEOUT: Mapping[str, float] = {"connect": _CONNECT_TIMEOUT_S, "read": HTTP_TIMEOUT_S}
+#: Bytes of an answer that are read; receipts and errors are far smaller.
+_MAX_ANSWER = 1_000_000
+
+
+class PrivateAddress(OSError):
+    """A user-supplied URL leads to an address that is not public."""
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolve names for user-supplied URLs and refuse the private ones.
+
+    The address that was checked is the one that is connected to, so a name cannot change
+    in between.
+    """
+
+    def __init__(self) -> None:
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Give the addresses of a host; raise `PrivateAddress` if any is not public."""
+        found = await self._resolver.resolve(host, port, family)
+        if any(forbidden_address(ip_address(each["host"].split("%")[0])) for each in found):
+            raise PrivateAddress(f"{host} has a private address")
+        return found
+
+    async def close(self) -> None:
+        """Release nothing: the resolver keeps nothing."""
+
+
+class Client:
+    """Send requests; create it on the loop that uses it.
+
+    Attributes:
+        in_flight: How many connections it may have open.
+
+    """
+
+    def __init__(self, *, in_flight: int, allow_private: bool) -> None:
+        self._open = _transport(in_flight, None)
+        self._guarded = self._open if allow_private else _transport(in_flight, GuardedResolver())
+
+    async def send(self, request: Request) -> Response | Failure:
+        """Give the platform's answer, or the failure that kept it from coming."""
+        if request.url.startswith("console:"):
+            return _print(request)
+        transport = self._guarded if request.guarded else self._open
+        try:
+            outgoing = httpx.Request(
+                request.method,
+                _url(request.url),
+                headers=request.headers,
+                content=request.content,
+                extensions={"timeout": _TIMEOUT},
+            )
+            async with asyncio.timeout(HTTP_TIMEOUT_S):
+                answer = await transport.handle_async_request(outgoing)
+                try:
+                    content = await answer.aread()
+                finally:
+                    await answer.aclose()
+        except TimeoutError:
+            return Failure(ErrorKind.AMBIGUOUS, f"no answer within {HTTP_TIMEOUT_S:g} s")
+        except httpx.InvalidURL:
+            return Failure(ErrorKind.INVALID, "the address is not a URL")
+        except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
+            return not_answered(error)
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers.raw}
+        return Response(answer.status_code, headers, content[:_MAX_ANSWER])
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._open.aclose()
+        await self._guarded.aclose()
+
+
+def not_answered(error: BaseException) -> Failure:
+    """Classify a send that got no answer: certainly not sent, or nobody can know.
+
+    The transport maps a connection that broke after the request was written to
+    `httpx.ConnectTimeout`, so the cause decides and not the mapped exception. The text
+    names no address: it may hold a token.
+    """
+    cause = error.__cause__ or error
+    name = type(cause).__name__
+    if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(
+        cause.os_error, PrivateAddress
+    ):
+        return Failure(ErrorKind.INVALID, "the address is private: name a public host")
+    if isinstance(cause, aiohttp.InvalidURL):
+        return Failure(ErrorKind.INVALID, "the address is not a URL")
+    if isinstance(
+        cause,
+        (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ConnectionRefusedError),
+    ):
+        return Failure(ErrorKind.TRANSIENT, f"no connection ({name})")
+    return Failure(ErrorKind.AMBIGUOUS, f"the connection broke before an answer came ({name})")
+
+
+def _transport(in_flight: int, resolver: AbstractResolver | None) -> AiohttpTransport:
+    transport = AiohttpTransport()
+    transport.client = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=in_flight * 2,
+            ssl=transport.ssl_context,
+            resolver=resolver,
+            keepalive_timeout=_KEEPALIVE_S,
+            ttl_dns_cache=30,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+    return transport
+
+
+@lru_cache(maxsize=4096)
+def _url(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
+def _print(request: Request) -> Response:
+    """Answer for the `console` platform, whose network is this process's output."""
+    body = orjson.loads(request.content)
+    sys.stdout.write(f"[{body['chat']}] {body['text']}\n")
+    sys.stdout.flush()
+    return Response(200, {}, orjson.dumps({"id": body["id"]}))

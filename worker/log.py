@@ -1,0 +1,50 @@
+"""Logging: events with fields, free of secrets."""
+
+import logging
+import sys
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import structlog
+
+from worker.platforms import platforms
+from worker.settings import secrets, settings
+
+_MASK = "***"
+
+
+def redact(text: str, values: Iterable[str]) -> str:
+    """Give a text without the secret values."""
+    for value in values:
+        if value in text:
+            text = text.replace(value, _MASK)
+    return text
+
+
+def configure_logging() -> None:
+    """Send structured events to standard error, coloured only on a terminal."""
+    hidden = secrets(platforms())
+
+    def hide_secrets(
+        _logger: object, _name: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        for key, value in event.items():
+            if isinstance(value, str):
+                event[key] = redact(value, hidden)
+        return event
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            hide_secrets,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping().get(settings().log_level.upper(), logging.INFO)
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,58 @@
+"""Mirror: what was sent, into the histories of those it was sent to.
+
+Called inside the settling transaction, behind a savepoint: a mirror that fails is logged and
+marked on its row, and never undoes what was settled.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.database import now_ms
+from worker.outbox import Claimed, mark_mirror_failed
+from worker.sessions.append import Mirror, insert_mirrors
+from worker.verdict import Settlement
+
+_log = structlog.get_logger(__name__)
+
+
+def mirror_sent(connection: Connection, sent: Sequence[tuple[Claimed, Settlement]]) -> None:
+    """Append the sent messages to their histories, or mark those that could not be."""
+    resolved = [(c, s) for c, s in sent if s.place.unified_user is not None]
+    if not resolved:
+        return
+    now = now_ms(connection)
+    rows = [_mirror(claim, settlement, now) for claim, settlement in resolved]
+    if _inserted(connection, rows):
+        return
+    failed = [row.delivery_id for row in rows if not _inserted(connection, [row])]
+    if failed:
+        _log.warning("mirror_failed", deliveries=failed)
+        mark_mirror_failed(connection, [id_ for id_ in failed if id_ is not None])
+
+
+def _inserted(connection: Connection, rows: Sequence[Mirror]) -> bool:
+    try:
+        with connection.begin_nested():
+            insert_mirrors(connection, rows)
+    except SQLAlchemyError as error:
+        _log.warning("mirror_refused", error=type(error).__name__, rows=len(rows))
+        return False
+    return True
+
+
+def _mirror(claim: Claimed, settlement: Settlement, timestamp_ms: int) -> Mirror:
+    place = settlement.place
+    return Mirror(
+        session_key=place.unified_user or "",
+        content=claim.text,
+        timestamp_ms=timestamp_ms,
+        platform=place.platform or "",
+        chat=place.chat_id or "",
+        source=claim.source or "delivery",
+        delivery_id=claim.id,
+        platform_message_ids=settlement.receipt or (),
+        metadata=claim.metadata or {},
+    )

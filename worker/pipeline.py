@@ -1,0 +1,325 @@
+"""The pipeline: claim, resolve, permit, send, settle, mirror; many rows at once.
+
+One `Drain` a worker process, on one event loop. Celery tasks hand it ids and wait; it claims
+ahead of its senders, and one short transaction a turn settles and mirrors what came back and
+claims what is next. While it is busy it also takes queued rows that no task has named yet,
+so the senders never idle between two tasks.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import ParamSpec, TypeVar
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+
+from resolvers import IdentityResolverProtocol
+from worker import outbox
+from worker.http import Client
+from worker.mirror_batch import mirror_sent
+from worker.pauses import Pauses
+from worker.platforms.base import Dedup
+from worker.resolve import Resolved, resolve
+from worker.send import Bots, send
+from worker.settings import LEASE_S
+from worker.states import State
+from worker.taxonomy import ErrorKind, Failure
+from worker.verdict import Settlement, judge
+
+_log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Sends under way at once: enough to hide an API's latency, few enough for one loop.
+IN_FLIGHT = 64
+#: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
+AHEAD = 64
+#: Ids looked at in one claim.
+_ASK_AT_ONCE = 500
+#: Seconds that outcomes wait for company before they are committed.
+_LINGER_S = 0.005
+#: Seconds before a transaction that failed is tried again.
+_DATABASE_RETRY_S = 0.5
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What one task waits for."""
+
+    left: int
+    done: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One delivery with what came of it, not committed yet."""
+
+    resolved: Resolved
+    settlement: Settlement
+
+
+class Drain:
+    """Deliver what is asked for; `start` and use it on one loop."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        resolver: IdentityResolverProtocol,
+        client: Client,
+        pauses: Pauses,
+        bots: Bots,
+        owner: str,
+    ) -> None:
+        self._engine = engine
+        self._resolver = resolver
+        self._client = client
+        self._pauses = pauses
+        self._bots = bots
+        self._owner = owner
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._asked: dict[str, _Asked] = {}
+        self._held: dict[str, _Asked | None] = {}
+        self._ready: asyncio.Queue[Resolved] = asyncio.Queue()
+        self._finished: list[Finished] = []
+        self._bell = asyncio.Event()
+        self._more = False
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._tasks = [asyncio.create_task(self._sender()) for _ in range(IN_FLIGHT)]
+        self._tasks.append(asyncio.create_task(self._pump()))
+
+    async def deliver(self, ids: Sequence[str]) -> None:
+        """Deliver these rows; return when each was tried and settled, or is not ours to try."""
+        fresh = [i for i in dict.fromkeys(ids) if i not in self._asked and i not in self._held]
+        if not fresh or self._stopping:
+            return
+        asked = _Asked(len(fresh), asyncio.Event())
+        self._asked.update(dict.fromkeys(fresh, asked))
+        self._bell.set()
+        await asked.done.wait()
+
+    async def stop(self, within_s: float) -> None:
+        """Give back what is not under way, wait for what is, and settle it."""
+        self._stopping = True
+        self._forget(list(self._asked))
+        waiting = []
+        while not self._ready.empty():
+            waiting.append(self._ready.get_nowait())
+        if waiting:
+            await self._in_database(self._give_back, waiting)
+            for each in waiting:
+                self._release(each.claim.id)
+        try:
+            async with asyncio.timeout(within_s):
+                while self._held:
+                    self._bell.set()
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            _log.warning("stopped_with_sends_under_way", deliveries=len(self._held))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._database.shutdown(wait=True)
+
+    async def _pump(self) -> None:
+        while True:
+            await self._bell.wait()
+            self._bell.clear()
+            while await self._turn():
+                pass
+
+    async def _turn(self) -> bool:
+        """Settle, mirror and claim in one transaction; tell whether there was anything to do."""
+        room = AHEAD - self._ready.qsize()
+        claims = room >= AHEAD // 2 and (self._asked or self._more) and not self._stopping
+        if not claims and not self._finished:
+            return False
+        if (
+            len(self._held) > len(self._finished)
+            and len(self._finished) < AHEAD // 2
+            and not (claims and self._asked)
+        ):
+            await asyncio.sleep(_LINGER_S)
+        finished, self._finished = self._finished, []
+        ids = list(islice(self._asked, _ASK_AT_ONCE)) if claims else []
+        try:
+            claimed = await self._in_database(self._transact, finished, ids, room if claims else 0)
+        except (OperationalError, InterfaceError) as error:
+            _log.warning("database_unreachable", error=type(error).__name__)
+            self._finished = finished + self._finished
+            await asyncio.sleep(_DATABASE_RETRY_S)
+            return True
+        except SQLAlchemyError as error:
+            await self._settle_singly(finished, error)
+            return True
+        for each in finished:
+            self._release(each.settlement.id)
+        if claims:
+            self._take(ids, claimed, room)
+            await self._permit(claimed)
+        return True
+
+    def _take(self, ids: list[str], claimed: list[Resolved], room: int) -> None:
+        self._more = len(claimed) >= min(room, AHEAD // 2)
+        for each in claimed:
+            self._held[each.claim.id] = self._asked.pop(each.claim.id, None)
+        if len(claimed) < room:
+            # What was asked for and not claimed is ended, not due, or somebody else's.
+            self._forget(ids)
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        for id_ in ids:
+            self._count_down(self._asked.pop(id_, None))
+
+    def _release(self, delivery_id: str) -> None:
+        self._count_down(self._held.pop(delivery_id, None))
+
+    def _count_down(self, asked: _Asked | None) -> None:
+        if asked is not None:
+            asked.left -= 1
+            if asked.left == 0:
+                asked.done.set()
+
+    async def _permit(self, resolved: Sequence[Resolved]) -> None:
+        """Hand over what may go now; what has to wait gets a time in its row."""
+        placed = [r for r in resolved if r.place.platform is not None]
+        waits: dict[str, float] = {}
+        if placed:
+            left = await self._pauses.left_s(
+                [(r.place.platform or "", r.place.account, r.place.chat_id or "") for r in placed]
+            )
+            waits = {r.claim.id: s for r, s in zip(placed, left, strict=True) if s > 0}
+        for each in resolved:
+            wait = waits.get(each.claim.id)
+            if wait is None:
+                self._ready.put_nowait(each)
+            else:
+                self._finish(each, _waiting(each, wait))
+
+    def _finish(self, resolved: Resolved, settlement: Settlement) -> None:
+        self._finished.append(Finished(resolved, settlement))
+        self._bell.set()
+
+    async def _sender(self) -> None:
+        while True:
+            resolved = await self._ready.get()
+            settlement = await self._send(resolved)
+            self._finish(resolved, settlement)
+            failure = settlement.failure
+            if (
+                failure is not None
+                and failure.kind is ErrorKind.RATE_LIMITED
+                and failure.retry_after_s
+            ):
+                place = settlement.place
+                await self._pauses.pause(
+                    place.platform or "",
+                    place.account,
+                    place.chat_id or "",
+                    failure.scope,
+                    failure.retry_after_s,
+                )
+
+    async def _send(self, resolved: Resolved) -> Settlement:
+        try:
+            return await send(resolved, client=self._client, bots=self._bots)
+        except Exception as error:  # an adapter may be anybody's; its defect ends one attempt
+            _log.exception("send_raised", delivery=resolved.claim.id)
+            failure = Failure(ErrorKind.UNKNOWN_ERROR, f"the adapter raised {type(error).__name__}")
+            return judge(
+                resolved.claim,
+                failure,
+                resolved.place,
+                dedup=Dedup.NONE,
+                credential_print="",
+                started_ms=0,
+                took_ms=0,
+            )
+
+    async def _in_database(
+        self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._database, partial(function, *arguments, **named))
+
+    def _transact(
+        self, finished: Sequence[Finished], ids: Sequence[str], limit: int
+    ) -> list[Resolved]:
+        claimed: list[outbox.Claimed] = []
+        with self._engine.begin() as connection:
+            self._settle(connection, finished)
+            if limit:
+                claimed = outbox.claim(
+                    connection,
+                    owner=self._owner,
+                    lease_ms=int(LEASE_S * 1000),
+                    limit=limit,
+                    ids=ids,
+                )
+        if not claimed:
+            return []
+        return resolve(
+            claimed,
+            engine=self._engine,
+            resolver=self._resolver,
+            has_credential=lambda name: self._bots.get(name)[0] is not None,
+        )
+
+    def _settle(self, connection: Connection, finished: Sequence[Finished]) -> None:
+        settlements = [each.settlement for each in finished]
+        settled = outbox.settle(connection, settlements, owner=self._owner)
+        if len(settled) < len(settlements):
+            fenced = [s.id for s in settlements if s.id not in settled]
+            _log.warning("settle_fenced", deliveries=fenced)
+        mirror_sent(
+            connection,
+            [
+                (each.resolved.claim, each.settlement)
+                for each in finished
+                if each.settlement.state is State.SENT and each.settlement.id in settled
+            ],
+        )
+
+    async def _settle_singly(self, finished: Sequence[Finished], error: Exception) -> None:
+        """Settle one by one after a batch was refused; the lease ends what cannot be written."""
+        _log.error("settle_refused", error=type(error).__name__, deliveries=len(finished))
+        for each in finished:
+            try:
+                await self._in_database(self._transact, [each], [], 0)
+            except SQLAlchemyError as refused:
+                _log.error(
+                    "settle_refused", delivery=each.settlement.id, error=type(refused).__name__
+                )
+            self._release(each.settlement.id)
+        if not finished:
+            await asyncio.sleep(_DATABASE_RETRY_S)
+
+    def _give_back(self, waiting: Sequence[Resolved]) -> None:
+        with self._engine.begin() as connection:
+            outbox.give_back(connection, [(r.claim.id, r.claim.attempt) for r in waiting])
+
+
+def _waiting(resolved: Resolved, seconds: float) -> Settlement:
+    """Give the settlement of a delivery that waits for a limit: no attempt, no cost."""
+    claim, place = resolved.claim, resolved.place
+    if resolved.opens is not None:
+        place = replace(place, platform=None, chat_id=None)
+    return Settlement(
+        claim.id,
+        claim.attempt,
+        State.RETRYING,
+        place,
+        delay_ms=int(seconds * 1000) + 1,
+        failure=Failure(ErrorKind.RATE_LIMITED, "waits for a limit that the platform named"),
+        maybe_duplicate=claim.maybe_duplicate,
+    )

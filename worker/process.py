@@ -1,0 +1,42 @@
+"""The life of a worker process: what Celery's signals begin and end."""
+
+import logging
+
+import structlog
+
+from worker.log import configure_logging
+from worker.runtime import Runtime
+from worker.settings import settings
+
+_log = structlog.get_logger(__name__)
+
+_runtime: Runtime | None = None
+
+
+def begin_logging(**_: object) -> None:
+    """Log Celery's own lines plainly and ours as events; no task arguments in either."""
+    configure_logging()
+    level = logging.getLevelNamesMapping().get(settings().log_level.upper(), logging.INFO)
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def begin(**_: object) -> None:
+    """Start the runtime of a forked child."""
+    global _runtime  # noqa: PLW0603 - one a process, made after the fork
+    _runtime = Runtime()
+
+
+def end(**_: object) -> None:
+    """Stop the runtime: finish what is under way, give back the rest."""
+    global _runtime
+    if _runtime is not None:
+        stopping, _runtime = _runtime, None
+        stopping.stop()
+
+
+def runtime() -> Runtime:
+    """Give this process's runtime, made at once where no signal announced the process."""
+    if _runtime is None:
+        begin()
+    assert _runtime is not None  # noqa: S101 - begin has set it
+    return _runtime

@@ -1,0 +1,157 @@
+"""Resolve: where each claimed delivery goes and whose conversation it belongs to.
+
+Called by the pipeline on its database thread with a chunk at a time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine, text
+
+from resolvers import (
+    IdentityResolverProtocol,
+    SessionContext,
+    clear_session_context,
+    set_session_context,
+)
+from resolvers.protocol import ResolvesMany, resolve_many
+from resolvers.routes import rank_routes
+from worker.database import reading
+from worker.outbox import Claimed
+from worker.platforms import platforms
+from worker.targets import USER
+from worker.taxonomy import ErrorKind, Failure
+from worker.verdict import Place
+
+_log = structlog.get_logger(__name__)
+
+_LAST_HEARD = text(
+    "SELECT platform FROM message WHERE session_key = :key AND role = 'user' "
+    "AND platform IS NOT NULL ORDER BY timestamp_ms DESC, id DESC LIMIT 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A claimed delivery with its place.
+
+    Attributes:
+        opens: The user id by which a direct chat has to be opened first.
+        failure: Why there is no place.
+
+    """
+
+    claim: Claimed
+    place: Place
+    context: SessionContext
+    opens: str | None = None
+    failure: Failure | None = None
+
+
+def resolve(
+    claims: Sequence[Claimed],
+    *,
+    engine: Engine,
+    resolver: IdentityResolverProtocol,
+    has_credential: Callable[[str], bool],
+) -> list[Resolved]:
+    """Give each claim its place; a resolver that fails leaves the unified user open."""
+    direct = [c for c in claims if c.platform is not None and not c.target.startswith(f"{USER}:")]
+    users = dict(zip((c.id for c in direct), _unified_users(direct, resolver), strict=True))
+    return [
+        _direct(c, users[c.id]) if c.id in users else _person(c, engine, resolver, has_credential)
+        for c in claims
+    ]
+
+
+def _context(claim: Claimed, place: Place, user_id: str) -> SessionContext:
+    return SessionContext(
+        platform=place.platform or "",
+        chat_id=place.chat_id or "",
+        thread_id=place.thread_id or "",
+        user_id=user_id,
+        unified_user_id=place.unified_user or "",
+    )
+
+
+def _direct(claim: Claimed, unified_user: str | None) -> Resolved:
+    place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, unified_user)
+    return Resolved(claim, place, _context(claim, place, claim.chat_id or ""))
+
+
+def _unified_users(
+    claims: Sequence[Claimed], resolver: IdentityResolverProtocol
+) -> list[str | None]:
+    accounts = [(c.platform or "", c.chat_id or "") for c in claims]
+    if isinstance(resolver, ResolvesMany):
+        try:
+            return list(resolve_many(resolver, accounts))
+        except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
+            _log.warning("resolver_failed", error=type(error).__name__, deliveries=len(claims))
+            return [None] * len(claims)
+    return [_unified_user(claim, resolver) for claim in claims]
+
+
+def _unified_user(claim: Claimed, resolver: IdentityResolverProtocol) -> str | None:
+    place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, None)
+    token = set_session_context(_context(claim, place, claim.chat_id or ""))
+    try:
+        return resolver.resolve(claim.platform or "", claim.chat_id or "")
+    except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
+        _log.warning("resolver_failed", error=type(error).__name__, delivery=claim.id)
+        return None
+    finally:
+        clear_session_context(token)
+
+
+def _person(
+    claim: Claimed,
+    engine: Engine,
+    resolver: IdentityResolverProtocol,
+    has_credential: Callable[[str], bool],
+) -> Resolved:
+    user = claim.target.partition(":")[2]
+    if claim.platform is not None and claim.chat_id is not None:
+        place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, user)
+        return Resolved(claim, place, _context(claim, place, ""))
+    nowhere = Place(None, "", None, None, user)
+    token = set_session_context(_context(claim, nowhere, ""))
+    try:
+        account = _best_account(user, engine, resolver, has_credential)
+    except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
+        _log.warning("resolver_failed", error=type(error).__name__, delivery=claim.id)
+        failure = Failure(ErrorKind.TRANSIENT, f"the resolver failed ({type(error).__name__})")
+        return Resolved(claim, nowhere, _context(claim, nowhere, ""), failure=failure)
+    finally:
+        clear_session_context(token)
+    if account is None:
+        failure = Failure(
+            ErrorKind.INVALID,
+            f"{user} has no route: link an account of a platform that has a token, "
+            f"mirrorpost identity link telegram ID {user}",
+        )
+        return Resolved(claim, nowhere, _context(claim, nowhere, ""), failure=failure)
+    name, user_id = account
+    place = Place(name, "", user_id, None, user)
+    return Resolved(claim, place, _context(claim, place, user_id), opens=user_id)
+
+
+def _best_account(
+    user: str,
+    engine: Engine,
+    resolver: IdentityResolverProtocol,
+    has_credential: Callable[[str], bool],
+) -> tuple[str, str] | None:
+    by_id = [name for name, p in platforms().items() if p.capability.dm_by_user_id]
+    with reading(engine) as connection:
+        last_heard = connection.execute(_LAST_HEARD, {"key": user}).scalar_one_or_none()
+    links = resolver.links_for(user)
+    # A platform without its token is still a route when it is the only one: the delivery is
+    # then held and says which variable is missing.
+    for reachable in ([name for name in by_id if has_credential(name)], by_id):
+        ranked = rank_routes(links, reachable=reachable, last_heard=last_heard)
+        if ranked:
+            return ranked[0].platform, ranked[0].platform_user_id
+    name, colon, user_id = user.partition(":")
+    return (name, user_id) if colon and user_id and name in by_id else None

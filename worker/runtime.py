@@ -1,0 +1,115 @@
+"""What one worker process has: an event loop on a thread of its own, and all that lives on it.
+
+Made after the fork, in each child; Celery's tasks call `deliver` from the main thread.
+"""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Sequence
+
+import uvloop
+from redis.asyncio import Redis
+from sqlalchemy import Engine
+
+from resolvers import IdentityResolverProtocol
+from resolvers.load import load_resolver
+from worker import outbox
+from worker.database import check_schema, engine, reading
+from worker.errors import Refused
+from worker.http import Client
+from worker.pauses import Pauses
+from worker.pipeline import IN_FLIGHT, Drain
+from worker.send import Bots
+from worker.settings import Settings, settings
+
+#: Seconds for connecting to Redis and for each answer of it.
+_REDIS_TIMEOUT_S = 2.0
+#: Seconds that a stop waits for sends under way; below the soft shutdown's.
+_STOP_S = 7.0
+
+
+def resolver_of(config: Settings, database: Engine) -> IdentityResolverProtocol:
+    """Give the resolver that the settings name, on this process's engine."""
+    return load_resolver(
+        config.resolver,
+        engine_factory=lambda: database,
+        redis_url=config.redis,
+        identity_path=config.identity_path,
+    )
+
+
+class Runtime:
+    """The running parts of one worker process.
+
+    Attributes:
+        engine: The process's one engine.
+
+    """
+
+    def __init__(self) -> None:
+        config = settings()
+        self.engine = engine(config.database)
+        check_schema(self.engine)
+        self._bots = Bots()
+        self._release_held()
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+        self._thread.start()
+        self._drain = asyncio.run_coroutine_threadsafe(self._start(config), self._loop).result()
+
+    async def _start(self, config: Settings) -> Drain:
+        self._client = Client(in_flight=IN_FLIGHT, allow_private=config.webhook_allow_private)
+        self._redis = Redis.from_url(
+            config.redis,
+            socket_timeout=_REDIS_TIMEOUT_S,
+            socket_connect_timeout=_REDIS_TIMEOUT_S,
+        )
+        drain = Drain(
+            engine=self.engine,
+            resolver=resolver_of(config, self.engine),
+            client=self._client,
+            pauses=Pauses(self._redis),
+            bots=self._bots,
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+        )
+        drain.start()
+        return drain
+
+    def _release_held(self) -> None:
+        """Queue what was held for a credential that is another one now."""
+        with reading(self.engine) as connection:
+            accounts = outbox.held_accounts(connection)
+        for platform, account in accounts:
+            try:
+                bot, fingerprint = self._bots.get(platform, account)
+            except Refused:
+                # A platform of an entry point that is not installed here.
+                continue
+            if bot is not None:
+                with self.engine.begin() as connection:
+                    outbox.release_held(
+                        connection,
+                        platform=platform,
+                        account=account,
+                        credential_print=fingerprint,
+                    )
+
+    def deliver(self, ids: Sequence[str], timeout_s: float) -> None:
+        """Deliver rows from another thread; raise `TimeoutError` when it takes longer."""
+        future = asyncio.run_coroutine_threadsafe(self._drain.deliver(ids), self._loop)
+        future.result(timeout=timeout_s)
+
+    def stop(self) -> None:
+        """End everything; what was claimed and not sent goes back to the queue."""
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(_STOP_S + 2)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.engine.dispose()
+
+    async def _stop(self) -> None:
+        await self._drain.stop(_STOP_S)
+        await self._client.close()
+        await self._redis.aclose()

@@ -1,0 +1,170 @@
+"""Settings: the environment and `.env`, read once, in one place.
+
+Credentials are read by `credentials`, under their usual names; they stay in memory and
+appear in no repr.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from worker.errors import Misconfigured
+from worker.platforms.base import Bot, Platform, Variable
+
+#: Seconds that a platform has to answer. Twice this and a margin must fit into a lease:
+#: a claimed row waits for at most one full wave of sends before its own send.
+HTTP_TIMEOUT_S = 10.0
+#: Seconds for which a claim holds a row; afterwards the relay takes the row up again.
+LEASE_S = 30.0
+#: Bytes that a Unix socket's address may have on the strictest system.
+_SOCKET_PATH_LIMIT = 100
+
+
+class Settings(BaseSettings):
+    """What the environment says; a value that cannot be is refused with its name."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = Field(default=None, alias="DATABASE_URL")
+    redis_url: SecretStr | None = Field(default=None, alias="REDIS_URL")
+    celery_broker_url: SecretStr | None = Field(default=None, alias="CELERY_BROKER_URL")
+    home: Path = Field(default=Path("~/.mirrorpost"), alias="MIRRORPOST_HOME")
+    resolver: str = Field(default="sql", alias="MIRRORPOST_RESOLVER")
+    identity_path: Path | None = Field(default=None, alias="MIRRORPOST_IDENTITY_PATH")
+    webhook_allow_private: bool = Field(default=False, alias="MIRRORPOST_WEBHOOK_ALLOW_PRIVATE")
+    log_level: str = Field(default="INFO", alias="MIRRORPOST_LOG_LEVEL")
+
+    @property
+    def data_dir(self) -> Path:
+        """Give the data directory, made on first use, readable by its owner only."""
+        path = self.home.expanduser().absolute()
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    @property
+    def database(self) -> str:
+        """Give the SQLAlchemy URL of the database."""
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'mirrorpost.db'}"
+        url = self.database_url.get_secret_value()
+        # The forms that hosting platforms put into the environment name no driver.
+        for plain in ("postgres://", "postgresql://"):
+            if url.startswith(plain):
+                url = "postgresql+psycopg://" + url.removeprefix(plain)
+        try:
+            backend = make_url(url).get_backend_name()
+        except ArgumentError:
+            backend = ""
+        if backend not in {"sqlite", "postgresql"}:
+            raise Misconfigured(
+                "DATABASE_URL must read sqlite:///path or postgresql+psycopg://user@host/name"
+            )
+        return url
+
+    @property
+    def redis_socket(self) -> Path:
+        """Give the Unix socket of the Redis that `mirrorpost up` starts."""
+        path = self.data_dir / "redis.sock"
+        if len(str(path)) <= _SOCKET_PATH_LIMIT:
+            return path
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        return Path(os.environ.get("TMPDIR", "/tmp")) / f"mirrorpost-{digest}.sock"  # noqa: S108 - the name is unguessable and the socket is mode 0700
+
+    @property
+    def redis(self) -> str:
+        """Give the URL of Redis as redis-py reads it."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        return f"unix://{self.redis_socket}"
+
+    @property
+    def broker(self) -> str:
+        """Give the URL of the broker as Celery reads it."""
+        if self.celery_broker_url is not None:
+            return self.celery_broker_url.get_secret_value()
+        if self.redis_url is not None:
+            url = self.redis_url.get_secret_value()
+            return url.replace("unix://", "redis+socket://", 1)
+        return f"redis+socket://{self.redis_socket}"
+
+
+@cache
+def settings() -> Settings:
+    """Read the settings once for this process.
+
+    Raises:
+        Misconfigured: A variable has a value that cannot be.
+
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Misconfigured(f"{first['loc'][0]}: {first['msg']}") from None
+
+
+@cache
+def _environment() -> Mapping[str, str]:
+    """Merge `.env` under the process environment."""
+    from_file = {k: v for k, v in dotenv_values(".env").items() if v is not None}
+    return {**from_file, **os.environ}
+
+
+def variable_name(variable: Variable, account: str) -> str:
+    """Give the environment variable that one account of a platform reads."""
+    return f"{variable.name}_{account.upper().replace('-', '_')}" if account else variable.name
+
+
+def missing_variables(platform: Platform, account: str = "") -> list[str]:
+    """Name the environment variables that must be set before anything can be sent."""
+    return [
+        variable_name(v, account)
+        for v in platform.variables
+        if v.default is None and not _value(v, account)
+    ]
+
+
+def _value(variable: Variable, account: str) -> str:
+    environment = _environment()
+    value = environment.get(variable_name(variable, account), "")
+    if not value and not variable.secret:
+        # An account without an address of its own shares the platform's.
+        value = environment.get(variable.name, "")
+    return (value or variable.default or "").strip()
+
+
+def credentials(platform: Platform, account: str = "") -> Bot | None:
+    """Give the bot of an account, or `None` while a variable is missing."""
+    if missing_variables(platform, account):
+        return None
+    return Bot(
+        platform=platform.name,
+        account=account,
+        values={v.name: _value(v, account) for v in platform.variables},
+    )
+
+
+def credential_print(bot: Bot | None) -> str:
+    """Give a short fingerprint of a credential, to see that it changed; `""` for none."""
+    if bot is None:
+        return ""
+    joined = "\0".join(f"{name}={bot.values[name]}" for name in sorted(bot.values))
+    return hashlib.sha256(joined.encode()).hexdigest()[:12]
+
+
+def secrets(platforms: Mapping[str, Platform]) -> frozenset[str]:
+    """Give every secret value in the environment, for the redaction of what leaves."""
+    names = {v.name for p in platforms.values() for v in p.variables if v.secret}
+    return frozenset(
+        value
+        for name, value in _environment().items()
+        if value and any(name == n or name.startswith(f"{n}_") for n in names)
+    )

@@ -1,0 +1,112 @@
+"""The Celery tasks: `mirrorpost.deliver` for producers, `mirrorpost.send` for ids.
+
+Tasks are thin: they check, commit and hand ids to the drain of their process.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import orjson
+import structlog
+from celery import Task, shared_task
+from sqlalchemy import text
+
+from worker import outbox
+from worker.errors import Refused
+from worker.intake import check
+from worker.process import runtime
+from worker.settings import settings
+
+_log = structlog.get_logger(__name__)
+
+#: Seconds that a task waits for its rows; what is not done then goes on in the drain.
+_WAIT_S = 100.0
+#: The fields of `mirrorpost.deliver`.
+_FIELDS = frozenset(
+    {
+        "to",
+        "text",
+        "key",
+        "source",
+        "lane",
+        "at",
+        "expires",
+        "metadata",
+        "thread",
+        "reply_to",
+        "silent",
+        "policy",
+    }
+)
+
+
+@shared_task(name="mirrorpost.deliver", bind=True)
+def deliver(self: Task, /, *arguments: object, **fields: object) -> None:
+    """Take a delivery from a producer that has nothing but the broker.
+
+    Acknowledged after its row is committed. The task's id is the key where none is given, so
+    that a message which the broker gives out twice is one delivery.
+    """
+    task_id = str(self.request.id)
+    engine = runtime().engine
+    try:
+        if arguments:
+            raise Refused("arguments must be named: to=, text=, ...")
+        if unknown := sorted(fields.keys() - _FIELDS):
+            known = ", ".join(sorted(_FIELDS))
+            raise Refused(f"unknown field {', '.join(unknown)}; known are {known}")
+        if missing := sorted({"to", "text"} - fields.keys()):
+            raise Refused(f"{' and '.join(missing)} must be given")
+        key = fields.pop("key", None) or f"task:{task_id}"
+        new = check(key=key, **fields)  # type: ignore[arg-type]  # check refuses wrong types
+        with engine.begin() as connection:
+            accepted = outbox.insert(connection, [new])[0]
+    except Refused as refused:
+        _reject(task_id, str(refused), {"arguments": arguments, **fields})
+        return
+    if accepted.due_now:
+        _deliver([accepted.id])
+
+
+def _reject(task_id: str, reason: str, payload: dict[str, object]) -> None:
+    """Keep what was refused, with the reason, where a person can see it."""
+    _log.warning("intake_refused", task=task_id, reason=reason)
+    with runtime().engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO rejected (received_ms, task_id, reason, payload) "
+                "VALUES (:received_ms, :task_id, :reason, :payload)"
+            ),
+            {
+                "received_ms": time.time_ns() // 1_000_000,
+                "task_id": task_id,
+                "reason": reason.replace("\0", ""),
+                "payload": orjson.dumps(payload, default=str)
+                .decode(errors="replace")
+                .replace("\\u0000", ""),
+            },
+        )
+
+
+@shared_task(name="mirrorpost.send")
+def send(ids: list[str]) -> None:
+    """Deliver queued rows: one id for a reply or a fire, up to some hundred for bulk."""
+    if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+        _log.warning("send_refused", reason="ids must be a list of strings")
+        return
+    _deliver(ids)
+
+
+def _deliver(ids: list[str]) -> None:
+    try:
+        runtime().deliver(ids, _WAIT_S)
+    except TimeoutError:
+        _log.warning("send_goes_on_without_its_task", deliveries=len(ids))
+
+
+@shared_task(name="mirrorpost.heartbeat")
+def heartbeat() -> None:
+    """Show that this worker consumes: being alive is not enough after a lost connection."""
+    beat: Path = settings().data_dir / "worker.heartbeat"
+    beat.write_text(f"{os.getpid()} {time.time():.3f}\n")
