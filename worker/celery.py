@@ -15,7 +15,7 @@ from celery.signals import (
     worker_process_init,
     worker_process_shutdown,
 )
-from kombu import Queue
+from kombu.entity import Queue
 
 from worker import process
 from worker.lanes import INTAKE_QUEUE, Lane

@@ -47,7 +47,7 @@ def _duty(dialect: str) -> TextClause:
           (SELECT min(published_ms) FROM delivery WHERE state = 'queued' AND published_ms = 0),
           (SELECT min(expires_ms) FROM delivery WHERE expires_ms IS NOT NULL
              AND state IN ('scheduled', 'queued', 'retrying', 'held'))
-        """  # noqa: S608 - constants of this module
+        """
     )
 
 
@@ -112,7 +112,10 @@ def rescue(connection: Connection, *, deduplicating: Sequence[str]) -> list[ToPu
     now = NOW_MS[dialect]
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
     safe = ", ".join(f":p{n}" for n in range(len(deduplicating)))
-    lost = f"SELECT id FROM delivery WHERE state = 'sending' AND lease_until_ms < {now} LIMIT {BATCH} {lock}"  # noqa: S608, E501 - constants
+    lost = (
+        f"SELECT id FROM delivery WHERE state = 'sending' AND lease_until_ms < {now} "
+        f"LIMIT {BATCH} {lock}"
+    )
     known = f"platform IN ({safe})"
     rows = connection.execute(
         text(
@@ -131,7 +134,7 @@ def rescue(connection: Connection, *, deduplicating: Sequence[str]) -> list[ToPu
               error_kind = 'ambiguous', error_text = 'the worker ended while it was sending',
               lease_until_ms = NULL, owner = NULL
             WHERE id IN ({lost}) RETURNING id, lane, state, attempt
-            """  # noqa: S608 - constants of this module
+            """
         ),
         {f"p{n}": name for n, name in enumerate(deduplicating)},
     ).all()

@@ -14,6 +14,6 @@ def rows_from_json(dialect: str, columns: Columns, parameter: str = "rows") -> s
     """Give a SELECT with the named columns over the JSON array in `:parameter`."""
     if dialect == "sqlite":
         fields = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
-        return f"SELECT {fields} FROM json_each(:{parameter})"  # noqa: S608 - names are constants of this package
+        return f"SELECT {fields} FROM json_each(:{parameter})"
     fields = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-    return f"SELECT * FROM json_to_recordset(CAST(:{parameter} AS json)) AS r({fields})"  # noqa: S608 - names are constants of this package
+    return f"SELECT * FROM json_to_recordset(CAST(:{parameter} AS json)) AS r({fields})"

@@ -126,10 +126,12 @@ def insert(connection: Connection, deliveries: Sequence[NewDelivery]) -> list[Ac
     if not deliveries:
         return []
     rows = [_insert_row(d) for d in deliveries]
-    stored = dict(
+    stored: dict[str, str] = dict(
         connection.execute(
             _insert_statement(connection.dialect.name), {"rows": orjson.dumps(rows).decode()}
-        ).all()
+        )
+        .tuples()
+        .all()
     )
     return [
         Accepted(
@@ -185,7 +187,7 @@ def _insert_statement(dialect: str) -> TextClause:
         FROM ({rows_from_json(dialect, _INSERT)}) AS r WHERE true
         ON CONFLICT (key) DO NOTHING
         RETURNING id, state
-        """  # noqa: S608 - built from constants of this module
+        """
     )
 
 
@@ -254,7 +256,7 @@ def _claim_statement(dialect: str, *, named: bool) -> TextClause:
             SELECT id FROM delivery WHERE state = 'queued' {wanted}
             ORDER BY lane DESC, due_ms, id LIMIT :limit {lock})
         RETURNING {_CLAIMED}
-        """  # noqa: S608 - built from constants of this module
+        """
     )
 
 
@@ -297,7 +299,7 @@ def _settle_statement(dialect: str) -> TextClause:
         FROM ({rows_from_json(dialect, _SETTLE)}) AS r
         WHERE delivery.id = r.id AND delivery.attempt = r.attempt AND delivery.state = 'sending'
         RETURNING delivery.id
-        """  # noqa: S608 - built from constants of this module
+        """
     )
 
 
@@ -311,7 +313,7 @@ def _attempt_statement(dialect: str) -> TextClause:
             retry_after_ms, error_text
         FROM ({rows_from_json(dialect, _ATTEMPT)}) AS r WHERE outcome IS NOT NULL
         ON CONFLICT (delivery_id, attempt) DO NOTHING
-        """  # noqa: S608 - built from constants of this module
+        """
     )
 
 
@@ -332,6 +334,14 @@ def mark_mirror_failed(connection: Connection, delivery_ids: Sequence[str]) -> N
     connection.execute(
         text("UPDATE delivery SET mirror = 'failed' WHERE id = :id"),
         [{"id": id_} for id_ in delivery_ids],
+    )
+
+
+def mark_mirrored(connection: Connection, delivery_id: str, unified_user: str) -> None:
+    """Note that a delivery is in its person's history now."""
+    connection.execute(
+        text("UPDATE delivery SET mirror = 'done', unified_user = :user WHERE id = :id"),
+        {"id": delivery_id, "user": unified_user},
     )
 
 

@@ -233,7 +233,7 @@ class Drain:
     async def _send(self, resolved: Resolved) -> Settlement:
         try:
             return await send(resolved, client=self._client, bots=self._bots)
-        except Exception as error:  # an adapter may be anybody's; its defect ends one attempt
+        except Exception as error:  # noqa: BLE001 - an adapter may be anybody's; its defect ends one attempt
             _log.exception("send_raised", delivery=resolved.claim.id)
             failure = Failure(ErrorKind.UNKNOWN_ERROR, f"the adapter raised {type(error).__name__}")
             return judge(

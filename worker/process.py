@@ -18,6 +18,7 @@ def begin_logging(**_: object) -> None:
     configure_logging()
     level = logging.getLevelNamesMapping().get(settings().log_level.upper(), logging.INFO)
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def begin(**_: object) -> None:

@@ -65,7 +65,7 @@ def resolve(
     ]
 
 
-def _context(claim: Claimed, place: Place, user_id: str) -> SessionContext:
+def _context(place: Place, user_id: str) -> SessionContext:
     return SessionContext(
         platform=place.platform or "",
         chat_id=place.chat_id or "",
@@ -77,7 +77,7 @@ def _context(claim: Claimed, place: Place, user_id: str) -> SessionContext:
 
 def _direct(claim: Claimed, unified_user: str | None) -> Resolved:
     place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, unified_user)
-    return Resolved(claim, place, _context(claim, place, claim.chat_id or ""))
+    return Resolved(claim, place, _context(place, claim.chat_id or ""))
 
 
 def _unified_users(
@@ -95,7 +95,7 @@ def _unified_users(
 
 def _unified_user(claim: Claimed, resolver: IdentityResolverProtocol) -> str | None:
     place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, None)
-    token = set_session_context(_context(claim, place, claim.chat_id or ""))
+    token = set_session_context(_context(place, claim.chat_id or ""))
     try:
         return resolver.resolve(claim.platform or "", claim.chat_id or "")
     except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
@@ -114,15 +114,15 @@ def _person(
     user = claim.target.partition(":")[2]
     if claim.platform is not None and claim.chat_id is not None:
         place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, user)
-        return Resolved(claim, place, _context(claim, place, ""))
+        return Resolved(claim, place, _context(place, ""))
     nowhere = Place(None, "", None, None, user)
-    token = set_session_context(_context(claim, nowhere, ""))
+    token = set_session_context(_context(nowhere, ""))
     try:
         account = _best_account(user, engine, resolver, has_credential)
     except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
         _log.warning("resolver_failed", error=type(error).__name__, delivery=claim.id)
         failure = Failure(ErrorKind.TRANSIENT, f"the resolver failed ({type(error).__name__})")
-        return Resolved(claim, nowhere, _context(claim, nowhere, ""), failure=failure)
+        return Resolved(claim, nowhere, _context(nowhere, ""), failure=failure)
     finally:
         clear_session_context(token)
     if account is None:
@@ -131,10 +131,10 @@ def _person(
             f"{user} has no route: link an account of a platform that has a token, "
             f"mirrorpost identity link telegram ID {user}",
         )
-        return Resolved(claim, nowhere, _context(claim, nowhere, ""), failure=failure)
+        return Resolved(claim, nowhere, _context(nowhere, ""), failure=failure)
     name, user_id = account
     place = Place(name, "", user_id, None, user)
-    return Resolved(claim, place, _context(claim, place, user_id), opens=user_id)
+    return Resolved(claim, place, _context(place, user_id), opens=user_id)
 
 
 def _best_account(

@@ -130,7 +130,7 @@ class AttemptRow(SQLModel, table=True):
     __tablename__ = "attempt"
     __table_args__ = (UniqueConstraint("delivery_id", "attempt"),)
 
-    id: int | None = Field(default=None, primary_key=True, sa_type=_ID)  # type: ignore[call-overload]  # a variant is a TypeEngine
+    id: int | None = Field(default=None, primary_key=True, sa_type=_ID)
     delivery_id: str = Field(foreign_key="delivery.id", ondelete="CASCADE")
     attempt: int
     owner: str
@@ -149,7 +149,7 @@ class RejectedRow(SQLModel, table=True):
 
     __tablename__ = "rejected"
 
-    id: int | None = Field(default=None, primary_key=True, sa_type=_ID)  # type: ignore[call-overload]  # a variant is a TypeEngine
+    id: int | None = Field(default=None, primary_key=True, sa_type=_ID)
     received_ms: int = _ms(nullable=False)
     #: The Celery task id.
     task_id: str

@@ -164,10 +164,8 @@ def _next(
     claim: Claim, failure: Failure, used: int, dedup: Dedup, jitter: random.Random | None
 ) -> _Next:
     match CONSEQUENCES[failure.kind].again:
-        case Again.NEVER:
-            return _Next(State.FAILED)
-        case Again.WHEN_CREDENTIAL_CHANGES:
-            return _Next(State.HELD)
+        case Again.NEVER | Again.WHEN_CREDENTIAL_CHANGES as again:
+            return _Next(State.FAILED if again is Again.NEVER else State.HELD)
         case Again.WHEN_TOLD:
             wait = failure.retry_after_s
             return _Next(State.RETRYING, _DEFAULT_RETRY_AFTER_S if wait is None else wait)
