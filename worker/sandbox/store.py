@@ -1,0 +1,98 @@
+"""What the sandbox accepted and how often it was asked; told under `/_sandbox`.
+
+Written by the platforms' handlers, read by `control` and by tests. Memory is bounded: the
+oldest messages are forgotten first.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+#: Messages that are kept.
+KEPT_MESSAGES = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One message that a platform took.
+
+    Attributes:
+        chat: The chat as the request named it.
+        recipient: The person, where the chat is a direct one that was opened.
+        nonce: Discord's nonce, a webhook's id.
+        extra: What only this platform has: Slack's metadata, a webhook's body and headers.
+    """
+
+    platform: str
+    chat: str
+    id: str
+    text: str
+    thread: str | None = None
+    reply_to: str | None = None
+    silent: bool = False
+    nonce: str | None = None
+    recipient: str | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def is_in(self, chat: str) -> bool:
+        """Tell whether it went into a chat, named by the chat's or the person's id."""
+        return chat in {self.chat, self.recipient}
+
+    def as_json(self) -> dict[str, object]:
+        """Give the object that `/_sandbox/messages` lists."""
+        return {
+            "platform": self.platform,
+            "chat": self.chat,
+            "id": self.id,
+            "text": self.text,
+            "at": self.at.isoformat(),
+            "thread": self.thread,
+            "reply_to": self.reply_to,
+            "silent": self.silent,
+            "nonce": self.nonce,
+            "recipient": self.recipient,
+            **self.extra,
+        }
+
+
+class Store:
+    """The accepted messages in order, and the answers counted by platform and status."""
+
+    def __init__(self, kept: int = KEPT_MESSAGES) -> None:
+        self._messages: deque[Accepted] = deque(maxlen=kept)
+        self._answers: dict[str, Counter[str]] = {}
+
+    def add(self, message: Accepted) -> Accepted:
+        """Keep a message and give it back."""
+        self._messages.append(message)
+        return message
+
+    def messages(self, platform: str | None = None, chat: str | None = None) -> list[Accepted]:
+        """List what was accepted, oldest first."""
+        return [
+            message
+            for message in self._messages
+            if platform in {None, message.platform} and (chat is None or message.is_in(chat))
+        ]
+
+    def newest_first(self, platform: str) -> Iterator[Accepted]:
+        """Walk a platform's messages backwards."""
+        return (message for message in reversed(self._messages) if message.platform == platform)
+
+    def forget_messages(self) -> None:
+        """Forget every message; ids go on where they were."""
+        self._messages.clear()
+
+    def count(self, platform: str, answer: str) -> None:
+        """Count one request by how it was answered: a status, `hang` or `drop`."""
+        self._answers.setdefault(platform, Counter())[answer] += 1
+
+    def answers(self) -> dict[str, dict[str, int]]:
+        """Give the number of requests by platform and answer."""
+        return {platform: dict(counter) for platform, counter in self._answers.items()}
+
+    def forget_answers(self) -> None:
+        """Count from zero again."""
+        self._answers.clear()
