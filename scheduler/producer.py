@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from scheduler.publish import publish
 from worker import outbox
-from worker.database import check_schema, engine
+from worker.database import ready
 from worker.intake import Policy, check
 from worker.lanes import Lane
 from worker.outbox import Accepted
@@ -21,9 +21,7 @@ _BATCH = 500
 
 @cache
 def _engine() -> Engine:
-    made = engine(settings().database)
-    check_schema(made)
-    return made
+    return ready(settings())
 
 
 def enqueue(

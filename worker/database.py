@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.errors import Misconfigured, SchemaMismatch
+from worker.errors import Misconfigured, SchemaMismatch, SchemaOutdated
+from worker.settings import Settings
 
 #: The PostgreSQL advisory lock under which migrations run; any constant will do.
 _MIGRATION_LOCK = 0x6D6972726F72
@@ -117,7 +118,8 @@ def check_schema(engine: Engine) -> None:
     """Refuse a database that this code does not know.
 
     Raises:
-        SchemaMismatch: Names the command that mends it.
+        SchemaOutdated: It is older, or empty; names the command that mends it.
+        SchemaMismatch: It is newer.
         Misconfigured: The database cannot be reached.
 
     """
@@ -138,7 +140,28 @@ def check_schema(engine: Engine) -> None:
             f"the database is at revision {found}, newer than this code ({wanted}): "
             "upgrade mirrorpost"
         )
-    raise SchemaMismatch(
+    raise SchemaOutdated(
         f"the database is at revision {found or 'none'}, this code needs {wanted}: "
         "run mirrorpost migrate"
     )
+
+
+def ready(config: Settings) -> Engine:
+    """Give the engine of a database that this code can use.
+
+    The embedded one, where nothing is configured, is made and migrated on the way; any other
+    is migrated by `mirrorpost migrate` alone.
+
+    Raises:
+        SchemaMismatch: Names the command that mends it.
+        Misconfigured: The database cannot be reached.
+
+    """
+    made = engine(config.database)
+    try:
+        check_schema(made)
+    except SchemaOutdated:
+        if config.database_url is not None:
+            raise
+        migrate(made)
+    return made

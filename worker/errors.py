@@ -5,7 +5,8 @@ MirrorpostError
 │   ├── KeyConflict      an idempotency key that was used for another body
 │   └── NotFound         no row of that id or name
 ├── Misconfigured        the environment names something that cannot be
-└── SchemaMismatch       the database is older or newer than the code
+└── SchemaMismatch       the database is not of the schema that the code knows
+    └── SchemaOutdated   it is older, or empty: `mirrorpost migrate` mends it
 
 What a platform answers is never an exception: see `worker.taxonomy`.
 """
@@ -33,3 +34,7 @@ class Misconfigured(MirrorpostError):
 
 class SchemaMismatch(MirrorpostError):
     """The database's schema is not the one that this code knows."""
+
+
+class SchemaOutdated(SchemaMismatch):
+    """The database is older than this code; run mirrorpost migrate."""

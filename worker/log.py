@@ -21,8 +21,11 @@ def redact(text: str, values: Iterable[str]) -> str:
     return text
 
 
-def configure_logging() -> None:
-    """Send structured events to standard error, coloured only on a terminal."""
+def configure_logging(level: str | None = None) -> None:
+    """Send structured events to standard error, coloured only on a terminal.
+
+    `level` is the settings' one where it is not given.
+    """
     hidden = secrets(platforms())
 
     def hide_secrets(
@@ -43,7 +46,9 @@ def configure_logging() -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping().get(settings().log_level.upper(), logging.INFO)
+            logging.getLevelNamesMapping().get(
+                (level or settings().log_level).upper(), logging.INFO
+            )
         ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
