@@ -85,10 +85,7 @@ class Client:
             )
             async with asyncio.timeout(HTTP_TIMEOUT_S):
                 answer = await transport.handle_async_request(outgoing)
-                try:
-                    content = await answer.aread()
-                finally:
-                    await answer.aclose()
+                content = await _read(answer)
         except TimeoutError:
             return Failure(ErrorKind.AMBIGUOUS, f"no answer within {HTTP_TIMEOUT_S:g} s")
         except httpx.InvalidURL:
@@ -102,6 +99,18 @@ class Client:
         """Close the connections."""
         await self._open.aclose()
         await self._guarded.aclose()
+
+
+async def _read(answer: httpx.Response) -> bytes:
+    """Read a body; past httpx's decoders where there is nothing to decode."""
+    try:
+        if "content-encoding" in answer.headers:
+            return await answer.aread()
+        stream = answer.stream
+        assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous transport
+        return b"".join([chunk async for chunk in stream])
+    finally:
+        await answer.aclose()
 
 
 def not_answered(error: BaseException) -> Failure:

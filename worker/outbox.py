@@ -94,7 +94,12 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A delivery that this process holds by lease; `attempt` is the fence."""
+    """A delivery that this process holds by lease.
+
+    Attributes:
+        attempt: The fence.
+        send_by: Until when it may be sent, on this process's monotonic clock in seconds.
+    """
 
     id: str
     attempt: int
@@ -114,6 +119,7 @@ class Claimed:
     expires_ms: int | None
     created_ms: int
     maybe_duplicate: bool
+    send_by: float
 
 
 def insert(connection: Connection, deliveries: Sequence[NewDelivery]) -> list[Accepted]:
@@ -212,7 +218,13 @@ def _existing(connection: Connection, delivery: NewDelivery) -> Accepted:
 
 
 def claim(
-    connection: Connection, *, owner: str, lease_ms: int, limit: int, ids: Sequence[str] = ()
+    connection: Connection,
+    *,
+    owner: str,
+    lease_ms: int,
+    send_by: float,
+    limit: int,
+    ids: Sequence[str] = (),
 ) -> list[Claimed]:
     """Take up to `limit` queued deliveries by lease, those named or else whatever is queued.
 
@@ -223,19 +235,19 @@ def claim(
     if ids:
         parameters["ids"] = orjson.dumps(list(ids)).decode()
     rows = connection.execute(statement, parameters).all()
-    claimed = [_claimed(row) for row in rows]
+    claimed = [_claimed(row, send_by) for row in rows]
     claimed.sort(key=lambda c: c.id)
     claimed.sort(key=lambda c: c.lane, reverse=True)
     return claimed
 
 
-def _claimed(row: Sequence[object]) -> Claimed:
+def _claimed(row: Sequence[object], send_by: float) -> Claimed:
     values = list(row)
     # A textual statement on SQLite gives JSON as text and booleans as integers.
     if isinstance(values[9], str):
         values[9] = orjson.loads(values[9])
     values[11], values[17] = bool(values[11]), bool(values[17])
-    return Claimed(*values)  # type: ignore[arg-type]  # the columns of _CLAIMED in their order
+    return Claimed(*values, send_by=send_by)  # type: ignore[arg-type]  # the columns of _CLAIMED in their order
 
 
 @cache

@@ -7,6 +7,8 @@ so the senders never idle between two tasks.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,7 +28,7 @@ from worker.pauses import Pauses
 from worker.platforms.base import Dedup
 from worker.resolve import Resolved, resolve
 from worker.send import Bots, send
-from worker.settings import LEASE_S
+from worker.settings import HTTP_TIMEOUT_S, LEASE_S
 from worker.states import State
 from worker.taxonomy import ErrorKind, Failure
 from worker.verdict import Settlement, judge
@@ -39,11 +41,13 @@ T = TypeVar("T")
 #: Sends under way at once: enough to hide an API's latency, few enough for one loop.
 IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
-AHEAD = 64
+AHEAD = 128
+#: Rows that make a transaction worth its cost, for claims and for settles.
+_CHUNK = 64
 #: Ids looked at in one claim.
 _ASK_AT_ONCE = 500
 #: Seconds that outcomes wait for company before they are committed.
-_LINGER_S = 0.005
+_LINGER_S = 0.03
 #: Seconds before a transaction that failed is tried again.
 _DATABASE_RETRY_S = 0.5
 
@@ -140,16 +144,10 @@ class Drain:
 
     async def _turn(self) -> bool:
         """Settle, mirror and claim in one transaction; tell whether there was anything to do."""
-        room = AHEAD - self._ready.qsize()
-        claims = room >= AHEAD // 2 and (self._asked or self._more) and not self._stopping
-        if not claims and not self._finished:
+        if not self._finished and not self._claims():
             return False
-        if (
-            len(self._held) > len(self._finished)
-            and len(self._finished) < AHEAD // 2
-            and not (claims and self._asked)
-        ):
-            await asyncio.sleep(_LINGER_S)
+        await self._gather_company()
+        claims, room = self._claims(), AHEAD - self._ready.qsize()
         finished, self._finished = self._finished, []
         ids = list(islice(self._asked, _ASK_AT_ONCE)) if claims else []
         try:
@@ -169,8 +167,26 @@ class Drain:
             await self._permit(claimed)
         return True
 
+    def _claims(self) -> bool:
+        """Tell whether there is something to claim and room for it."""
+        wanted = bool(self._asked) or self._more
+        return wanted and not self._stopping and AHEAD - self._ready.qsize() >= _CHUNK
+
+    def _is_worth_a_transaction(self) -> bool:
+        return self._claims() or len(self._finished) >= min(_CHUNK, len(self._held))
+
+    async def _gather_company(self) -> None:
+        """Wait, shortly, until a transaction is worth its cost."""
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                while not self._is_worth_a_transaction():
+                    self._bell.clear()
+                    await self._bell.wait()
+        except TimeoutError:
+            pass
+
     def _take(self, ids: list[str], claimed: list[Resolved], room: int) -> None:
-        self._more = len(claimed) >= min(room, AHEAD // 2)
+        self._more = len(claimed) >= _CHUNK
         for each in claimed:
             self._held[each.claim.id] = self._asked.pop(each.claim.id, None)
         if len(claimed) < room:
@@ -204,15 +220,22 @@ class Drain:
             if wait is None:
                 self._ready.put_nowait(each)
             else:
-                self._finish(each, _waiting(each, wait))
+                self._finish(
+                    each, _not_now(each, wait, "waits for a limit that the platform named")
+                )
 
     def _finish(self, resolved: Resolved, settlement: Settlement) -> None:
         self._finished.append(Finished(resolved, settlement))
-        self._bell.set()
+        if len(self._finished) == 1 or self._is_worth_a_transaction():
+            self._bell.set()
 
     async def _sender(self) -> None:
         while True:
             resolved = await self._ready.get()
+            if time.monotonic() > resolved.claim.send_by:
+                # Its lease may end before an answer comes: somebody else takes it up.
+                self._finish(resolved, _not_now(resolved, 0.0, "the lease was nearly over"))
+                continue
             settlement = await self._send(resolved)
             self._finish(resolved, settlement)
             failure = settlement.failure
@@ -256,6 +279,8 @@ class Drain:
         self, finished: Sequence[Finished], ids: Sequence[str], limit: int
     ) -> list[Resolved]:
         claimed: list[outbox.Claimed] = []
+        # An answer takes at most the timeout, and settling it needs a margin of as much.
+        send_by = time.monotonic() + LEASE_S - 2 * HTTP_TIMEOUT_S
         with self._engine.begin() as connection:
             self._settle(connection, finished)
             if limit:
@@ -263,6 +288,7 @@ class Drain:
                     connection,
                     owner=self._owner,
                     lease_ms=int(LEASE_S * 1000),
+                    send_by=send_by,
                     limit=limit,
                     ids=ids,
                 )
@@ -309,8 +335,8 @@ class Drain:
             outbox.give_back(connection, [(r.claim.id, r.claim.attempt) for r in waiting])
 
 
-def _waiting(resolved: Resolved, seconds: float) -> Settlement:
-    """Give the settlement of a delivery that waits for a limit: no attempt, no cost."""
+def _not_now(resolved: Resolved, seconds: float, why: str) -> Settlement:
+    """Give the settlement of a delivery that is not tried now: no attempt, no cost."""
     claim, place = resolved.claim, resolved.place
     if resolved.opens is not None:
         place = replace(place, platform=None, chat_id=None)
@@ -319,7 +345,7 @@ def _waiting(resolved: Resolved, seconds: float) -> Settlement:
         claim.attempt,
         State.RETRYING,
         place,
-        delay_ms=int(seconds * 1000) + 1,
-        failure=Failure(ErrorKind.RATE_LIMITED, "waits for a limit that the platform named"),
+        delay_ms=math.ceil(seconds * 1000),
+        failure=Failure(ErrorKind.RATE_LIMITED, why),
         maybe_duplicate=claim.maybe_duplicate,
     )

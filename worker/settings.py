@@ -19,8 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from worker.errors import Misconfigured
 from worker.platforms.base import Bot, Platform, Variable
 
-#: Seconds that a platform has to answer. Twice this and a margin must fit into a lease:
-#: a claimed row waits for at most one full wave of sends before its own send.
+#: Seconds that a platform has to answer.
 HTTP_TIMEOUT_S = 10.0
 #: Seconds for which a claim holds a row; afterwards the relay takes the row up again.
 LEASE_S = 30.0

@@ -118,14 +118,12 @@ class SessionManager:
         Raises:
             Refused: Empty or unstorable text, a time without a zone, metadata that is not JSON.
         """
+        entries.storable("the text", content)
         key = keys.account_key(self._resolver, platform, entries.storable("the user id", user_id))
         moment = entries.now_ms() if at is None else entries.epoch_ms(at)
-        row = _row(key, platform, {"role": role, "content": content}, moment)
-        row |= {
-            "chat": chat,
-            "platform_message_ids": list(platform_message_ids),
-            "metadata": entries.plain_json(metadata),
-        }
+        entry = entries.plain_json(metadata) | {"role": role, "content": content}
+        row = _row(key, platform, entry, moment)
+        row |= {"chat": chat, "platform_message_ids": list(platform_message_ids)}
         self._append([row])
         return key
 
