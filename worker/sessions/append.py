@@ -29,14 +29,14 @@ SELECT json_extract(value, '$.k'), 'assistant', json_extract(value, '$.c'),
        json_extract(value, '$.m')
 FROM json_each(?) WHERE true
 ON CONFLICT (delivery_id) DO NOTHING
-"""  # noqa: S608 - constants only
+"""
 _POSTGRESQL: Final = f"""
 INSERT INTO message ({_COLUMNS})
 SELECT k, 'assistant', c, t, p, h, true, s, d, i, m
 FROM json_to_recordset(%s::json)
      AS r(k text, c text, t bigint, p text, h text, s text, d text, i json, m json)
 ON CONFLICT (delivery_id) DO NOTHING
-"""  # noqa: S608 - constants only
+"""
 
 #: An escaped NUL, and before it any number of escaped backslashes that are not its own.
 _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")

@@ -26,8 +26,9 @@ from worker.sessions.turns import TurnLock
 from worker.sessions.writers import Write, expect, hand_over, idle
 
 #: Seconds for which a running loop is held up to learn the outcome: enough for a manager that
-#: fails at once, and for one in memory, and no more than a commit whatever the disk does.
-LOOP_WAIT_S: Final = 0.002
+#: fails at once (0.3 ms with the thread's start) or keeps its histories in memory, and less than
+#: a commit takes, whatever the disk does.
+LOOP_WAIT_S: Final = 0.001
 #: Seconds for which a thread waits for somebody's turn to end. The caller may itself be part of
 #: that turn (a tool that the model calls), which then ends only after we have answered.
 TURN_WAIT_S: Final = 1.0
