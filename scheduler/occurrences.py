@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from scheduler.when import EPOCH, first_valid, parse_zone, to_ms
+from scheduler.when import EPOCH, first_valid, from_ms, parse_zone, to_ms
 from worker.errors import Refused
 
 _ALIASES = {
@@ -176,9 +176,9 @@ def next_after(spec: Spec, instant: datetime) -> datetime | None:
         case Every():
             passed = (to_ms(instant) - spec.anchor_ms) // spec.every_ms
             # An anchor in the future is itself the first occurrence.
-            return _from_ms(spec.anchor_ms + max(0, passed + 1) * spec.every_ms)
+            return from_ms(spec.anchor_ms + max(0, passed + 1) * spec.every_ms)
         case At():
-            at = _from_ms(spec.at_ms)
+            at = from_ms(spec.at_ms)
             return at if at > instant else None
 
 
@@ -188,7 +188,7 @@ def first(spec: Spec, since: datetime) -> datetime | None:
     A one-off that lies before `since` still has its occurrence: being late is for the
     misfire policy to judge.
     """
-    return _from_ms(spec.at_ms) if isinstance(spec, At) else next_after(spec, since)
+    return from_ms(spec.at_ms) if isinstance(spec, At) else next_after(spec, since)
 
 
 def upcoming(spec: Spec, after: datetime) -> Iterator[datetime]:
@@ -216,21 +216,18 @@ def count_through(spec: Spec, after: datetime, until: datetime) -> tuple[int, da
         case Every():
             begun = max(-1, (to_ms(after) - spec.anchor_ms) // spec.every_ms)
             ended = max(-1, (to_ms(until) - spec.anchor_ms) // spec.every_ms)
-            last = _from_ms(spec.anchor_ms + ended * spec.every_ms)
+            last = from_ms(spec.anchor_ms + ended * spec.every_ms)
             return (ended - begun, last) if ended > begun else (0, after)
         case At():
-            at = _from_ms(spec.at_ms)
+            at = from_ms(spec.at_ms)
             return (1, at) if after < at <= until else (0, after)
-
-
-def _from_ms(ms: int) -> datetime:
-    return EPOCH + timedelta(milliseconds=ms)
 
 
 def _cron_after(spec: Cron, instant: datetime) -> datetime | None:
     local = instant.astimezone(spec.zone)
     from_hour = local.hour
-    for day in _matching_days(spec, local.date()):
+    horizon = date(min(local.year + _HORIZON_YEARS, 9998), 12, 31)
+    for day in _matching_days(spec, local.date(), horizon):
         for occurrence in _on_day(spec, day, from_hour if day == local.date() else 0):
             if occurrence > instant:
                 return occurrence
@@ -240,7 +237,7 @@ def _cron_after(spec: Cron, instant: datetime) -> datetime | None:
 def _cron_through(spec: Cron, after: datetime, until: datetime) -> tuple[int, datetime]:
     start, end = after.astimezone(spec.zone), until.astimezone(spec.zone)
     count, last = 0, after
-    for day in takewhile(lambda day: day <= end.date(), _matching_days(spec, start.date())):
+    for day in _matching_days(spec, start.date(), end.date()):
         midnight = _regular_midnight(spec.zone, day)
         # A gap at midnight makes a day's last occurrence the next day's first.
         if midnight is not None and start.date() < day < end.date() and last < midnight:
@@ -257,9 +254,8 @@ def _cron_through(spec: Cron, after: datetime, until: datetime) -> tuple[int, da
     return count, last
 
 
-def _matching_days(spec: Cron, day: date) -> Iterator[date]:
-    horizon = min(day.year + _HORIZON_YEARS, 9998)
-    while day.year <= horizon:
+def _matching_days(spec: Cron, day: date, last: date) -> Iterator[date]:
+    while day <= last:
         if day.month not in spec.months:
             day = (day.replace(day=1) + timedelta(days=32)).replace(day=1)
             continue

@@ -2,7 +2,8 @@
 
 `schedule` is the truth: any process may add and change rows with plain SQL, giving `id`,
 `name`, `spec` and `message`; the database fills in the rest. A NULL in `next_fire_ms` asks
-the next pass to plan the row, and a trigger writes that NULL when a spec is edited.
+the next pass to plan the row. The trigger `schedule_edited`, which stands in the migration, writes
+that NULL when a spec is edited, and makes a broken row active when it is edited.
 
 spec     {"cron": "0 9 * * 1-5", "tz": "Europe/Berlin"} | {"every_s": 60, "anchor_ms": 0}
          | {"at_ms": 1767222000000}
@@ -128,60 +129,3 @@ class Fire(SQLModel, table=True):
         sa_column=Column(_json(), nullable=False, server_default=text("'[]'"))
     )
     fired_by: str = Field(sa_column=Column(Text, nullable=False))
-
-
-#: `created_ms` and `updated_ms` have the same expressions as server defaults.
-_SQLITE_TRIGGER = """
-CREATE TRIGGER schedule_edited AFTER UPDATE OF spec, message, policy, state ON schedule
-WHEN OLD.spec IS NOT NEW.spec OR OLD.message IS NOT NEW.message
-  OR OLD.policy IS NOT NEW.policy OR OLD.state IS NOT NEW.state
-BEGIN
-  UPDATE schedule SET
-    updated_ms = CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER),
-    next_fire_ms = CASE
-      WHEN OLD.spec IS NOT NEW.spec AND OLD.next_fire_ms IS NEW.next_fire_ms THEN NULL
-      ELSE NEW.next_fire_ms END
-  WHERE id = NEW.id;
-  UPDATE schedule SET state = 'active', error = NULL
-  WHERE id = NEW.id AND OLD.state = NEW.state AND (
-    NEW.state = 'broken' OR NEW.state = 'ended' AND OLD.spec IS NOT NEW.spec);
-END
-"""
-
-_POSTGRESQL_FUNCTION = """
-CREATE FUNCTION schedule_edited() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  NEW.updated_ms := CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT);
-  IF OLD.spec IS DISTINCT FROM NEW.spec
-     AND OLD.next_fire_ms IS NOT DISTINCT FROM NEW.next_fire_ms THEN
-    NEW.next_fire_ms := NULL;
-  END IF;
-  IF OLD.state = NEW.state AND (NEW.state = 'broken'
-     OR NEW.state = 'ended' AND OLD.spec IS DISTINCT FROM NEW.spec) THEN
-    NEW.state := 'active';
-    NEW.error := NULL;
-  END IF;
-  RETURN NEW;
-END $$
-"""
-
-_POSTGRESQL_TRIGGER = """
-CREATE TRIGGER schedule_edited BEFORE UPDATE OF spec, message, policy, state ON schedule
-FOR EACH ROW WHEN (OLD.spec IS DISTINCT FROM NEW.spec OR OLD.message IS DISTINCT FROM NEW.message
-  OR OLD.policy IS DISTINCT FROM NEW.policy OR OLD.state IS DISTINCT FROM NEW.state)
-EXECUTE FUNCTION schedule_edited()
-"""
-
-
-def create_triggers(dialect: str) -> list[str]:
-    """Give the statements that make an edited schedule be planned and examined again."""
-    if dialect == "sqlite":
-        return [_SQLITE_TRIGGER]
-    return [_POSTGRESQL_FUNCTION, _POSTGRESQL_TRIGGER]
-
-
-def drop_triggers(dialect: str) -> list[str]:
-    """Give the statements that undo `create_triggers`."""
-    if dialect == "sqlite":
-        return ["DROP TRIGGER schedule_edited"]
-    return ["DROP TRIGGER schedule_edited ON schedule", "DROP FUNCTION schedule_edited()"]

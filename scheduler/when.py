@@ -55,6 +55,11 @@ def to_ms(instant: datetime) -> int:
     return (instant - EPOCH) // timedelta(milliseconds=1)
 
 
+def from_ms(ms: int) -> datetime:
+    """Give epoch milliseconds as an aware datetime in UTC."""
+    return EPOCH + timedelta(milliseconds=ms)
+
+
 def parse_when(text: str, *, now: datetime, tz: ZoneInfo) -> datetime:
     """Read an instant in the future.
 
@@ -160,7 +165,7 @@ def _english(text: str, now: datetime, tz: ZoneInfo) -> datetime | None:
 
 def _dateparser(local_now: datetime) -> "DateDataParser":
     # Imported here because it takes a tenth of a second, which few commands need.
-    from dateparser import DateDataParser  # noqa: PLC0415
+    from dateparser import DateDataParser
 
     return DateDataParser(
         languages=["en"],

@@ -1,0 +1,31 @@
+"""One scheduler process: `python -m scheduler`. Any number of them may run."""
+
+import sys
+
+from scheduler.clock import Clock, DatabaseClock, firing, relaying, repairing
+from worker.database import check_schema, engine
+from worker.errors import MirrorpostError
+from worker.log import configure_logging
+from worker.runtime import resolver_of
+from worker.settings import settings
+
+
+def main() -> int:
+    """Run the clock on the database that the settings name, until SIGTERM or SIGINT."""
+    try:
+        configure_logging()
+        database = engine(settings().database)
+        check_schema(database)
+        resolver = resolver_of(settings(), database)
+    except MirrorpostError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the line for whoever started it
+        return 1
+    clock = DatabaseClock()
+    passes = [firing(database, clock), relaying(database, clock), repairing(database, resolver)]
+    Clock(passes).run()
+    database.dispose()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

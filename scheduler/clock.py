@@ -1,0 +1,190 @@
+"""The clock of a scheduler process: APScheduler ticks, the passes do the work.
+
+One job, ticked at least once a second, so that another process's rows are seen within one,
+and exactly when a pass says that something is due. APScheduler keeps no schedules: its job
+stores lose, double or pickle them. A pass that fails is tried again; the clock never stops
+for it.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from apscheduler.events import EVENT_SCHEDULER_STARTED
+from apscheduler.executors.debug import DebugExecutor
+from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.triggers.base import BaseTrigger
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from resolvers import IdentityResolverProtocol
+from scheduler.fire import fire_due
+from scheduler.mirror_repair import repair_mirrors
+from scheduler.relay import relay
+
+_log = structlog.get_logger(__name__)
+
+#: Seconds between ticks when nothing is due. Below one, so that a row that another process
+#: wrote is planned within a second.
+TICK_S = 0.9
+#: Seconds before a pass is tried again that is due and did not get it done: another process
+#: has the rows, or the broker is away.
+_AGAIN_S = 0.1
+#: Seconds between looks for mirrors that are missing.
+_REPAIR_S = 5.0
+#: Batches of due schedules in one tick, so that the relay has its turn.
+_BATCHES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One duty of the clock.
+
+    Attributes:
+        run: Does it; gives in how many seconds it is due again, `None` when not known.
+    """
+
+    name: str
+    run: Callable[[], float | None]
+
+
+class WhenDue(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires at an instant that the last tick set; never in the past."""
+
+    def __init__(self) -> None:
+        self.at = datetime.now(UTC)
+
+    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
+        """Give the next tick; later than `now`, which APScheduler took before the tick."""
+        return max(self.at, now + timedelta(microseconds=1))
+
+
+class Clock:
+    """Runs passes until it is stopped; `run` blocks."""
+
+    def __init__(self, passes: Sequence[Pass]) -> None:
+        self._passes = passes
+        self._trigger = WhenDue()
+        self._failing: dict[str, str] = {}
+        self._scheduler = BlockingScheduler(timezone=UTC, executors={"default": DebugExecutor()})
+        self._scheduler.add_job(
+            self.tick,
+            self._trigger,
+            coalesce=True,
+            max_instances=1,
+            # Late is never too late: what is due is in the database.
+            misfire_grace_time=None,
+        )
+
+    def run(self, *, stop_on_signals: bool = True) -> None:
+        """Tick until `stop`, or a SIGTERM or SIGINT in the main thread."""
+        # APScheduler logs every tick.
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)
+        if stop_on_signals:
+            self._scheduler.add_listener(self._listen_to_signals, EVENT_SCHEDULER_STARTED)
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """End `run` after the pass that is under way; from any thread but a signal handler."""
+        self._scheduler.shutdown(wait=False)
+
+    def _listen_to_signals(self, _event: object) -> None:
+        def stop(_number: int, _frame: object) -> None:
+            # In a thread: the handler may interrupt the very code whose lock this takes.
+            threading.Thread(target=self._stop_once, name="stop").start()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+
+    def _stop_once(self) -> None:
+        if self._scheduler.running:
+            _log.info("clock_stopping")
+            self.stop()
+
+    def tick(self) -> None:
+        """Run every pass, and set the time of the next tick."""
+        wait_s = TICK_S
+        for each in self._passes:
+            due_s = self._attempt(each)
+            if due_s is not None:
+                wait_s = min(wait_s, due_s if due_s > 0 else _AGAIN_S)
+        self._trigger.at = datetime.now(UTC) + timedelta(seconds=wait_s)
+
+    def _attempt(self, each: Pass) -> float | None:
+        try:
+            due_s = each.run()
+        except Exception as error:  # noqa: BLE001 - whatever a pass meets, the clock goes on
+            reason = f"{type(error).__name__}: {getattr(error, 'orig', error)}"
+            if self._failing.get(each.name) != reason:
+                # What the database says is enough; anything else is a defect of ours.
+                _log.error(
+                    "pass_failed",
+                    duty=each.name,
+                    error=reason,
+                    exc_info=not isinstance(error, SQLAlchemyError),
+                )
+                self._failing[each.name] = reason
+            return None
+        if self._failing.pop(each.name, None):
+            _log.info("pass_recovered", duty=each.name)
+        return due_s
+
+
+def process_name() -> str:
+    """Name this process for the record."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class DatabaseClock:
+    """How far the database's clock is from ours, as of the last fire pass."""
+
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+
+    def set(self, now_ms: int) -> None:
+        """Note the database's time of this moment."""
+        self._ahead_s = now_ms / 1000 - time.time()
+
+    def seconds_until(self, due_ms: int | None) -> float | None:
+        """Give the seconds until a time by the database's clock."""
+        return None if due_ms is None else due_ms / 1000 - time.time() - self._ahead_s
+
+
+def firing(engine: Engine, clock: DatabaseClock) -> Pass:
+    """Give the pass that fires due schedules."""
+    name = process_name()
+
+    def run() -> float | None:
+        for _ in range(_BATCHES):
+            done = fire_due(engine, by=name)
+            if not done.taken or done.next_due_ms is None or done.next_due_ms > done.now_ms:
+                break
+        clock.set(done.now_ms)
+        return clock.seconds_until(done.next_due_ms)
+
+    return Pass("fire", run)
+
+
+def relaying(engine: Engine, clock: DatabaseClock) -> Pass:
+    """Give the pass that publishes what is due, lost or unpublished."""
+    return Pass("relay", lambda: clock.seconds_until(relay(engine)))
+
+
+def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:
+    """Give the pass that writes missing mirrors, once in `_REPAIR_S`."""
+    again = 0.0
+
+    def run() -> None:
+        nonlocal again
+        if time.monotonic() >= again:
+            again = time.monotonic() + _REPAIR_S
+            repair_mirrors(engine, resolver)
+
+    return Pass("repair_mirrors", run)
