@@ -138,6 +138,16 @@ def test_no_text_costs_a_batch_its_mirrors(engine, text, kept):
     assert messages[1].metadata == {"deep": [{"x": kept}]}
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"), [(2**70, 2**70), (float("nan"), None), ({1: "\ud800"}, {"1": "�"})]
+)
+def test_no_metadata_costs_a_batch_its_mirrors(engine, value, kept):
+    with engine.begin() as conn:
+        insert_mirrors(conn, [mirror(1), mirror(2, metadata={"value": value})])
+    messages = SessionManager(engine).messages("alice")
+    assert [message.metadata for message in messages] == [{"number": 1}, {"value": kept}]
+
+
 def test_everything_survives_a_restart(engine):
     sessions = SessionManager(engine, platform="telegram")
     sessions.record("telegram", "1", "user", "😀", metadata={"lang": "de"})

@@ -316,14 +316,23 @@ def test_awaiting_tells_the_outcome_itself():
 
 
 def test_a_reader_on_the_loop_sees_what_was_just_mirrored(engine):
-    sessions = SessionManager(engine)
+    sessions = SessionManager(engine, platform="telegram")
+    go_on = threading.Event()
+
+    def hold_up_inserts(_conn, _cursor, statement, *_):
+        assert not statement.startswith("INSERT") or go_on.wait(10)
+
+    sa.event.listen(engine, "before_cursor_execute", hold_up_inserts)
+    release = threading.Timer(0.05, go_on.set)
 
     async def main():
         for number in range(20):
-            assert mirror_to_session(sessions, "alice", str(number))
-        return sessions.history(sessions._storage_key("alice"))
+            assert mirror_to_session(sessions, "1", str(number))
+        release.start()
+        return sessions.history("bot_telegram_1")
 
     assert texts(asyncio.run(main())) == [str(number) for number in range(20)]
+    release.join()
 
 
 def turn(manager, load_save):

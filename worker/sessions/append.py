@@ -3,6 +3,8 @@
 Called by the delivery pipeline inside a transaction of its own; never commits.
 """
 
+import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,8 +71,8 @@ def insert_mirrors(conn: sa.Connection, rows: Sequence[Mirror]) -> None:
     """Append mirrors in the order given; those whose delivery has one already change nothing.
 
     One statement whatever the number of rows, made for some hundred at most. Text that a
-    database cannot keep (NUL, a lone surrogate) is kept as U+FFFD: one such message must not
-    cost the whole batch its mirrors.
+    database cannot keep (NUL, a lone surrogate) is kept as U+FFFD, and what JSON does not have
+    as its text: one such message must not cost the whole batch its mirrors.
     """
     if not rows:
         return
@@ -96,19 +98,22 @@ def _encode(rows: Sequence[Mirror]) -> str:
     try:
         encoded = orjson.dumps(records)
     except orjson.JSONEncodeError:
-        encoded = orjson.dumps(_without_surrogates(records))
+        # The slow way, for what orjson refuses: lone surrogates, integers over 64 bits.
+        encoded = json.dumps(_mended(records), default=str).encode()
     if b"\\u0000" in encoded:
         encoded = _NUL.sub(rb"\1\\ufffd", encoded)
     return encoded.decode()
 
 
-def _without_surrogates(value: object) -> object:
+def _mended(value: object) -> object:
     match value:
         case str():
             return mended(value)
+        case float() if not math.isfinite(value):
+            return None
         case dict():
-            return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+            return {mended(str(key)): _mended(item) for key, item in value.items()}
         case list() | tuple():
-            return [_without_surrogates(item) for item in value]
+            return [_mended(item) for item in value]
         case _:
             return value
