@@ -38,6 +38,8 @@ def _send_task():  # type: ignore[no-untyped-def]
     import worker.celery  # noqa: F401 - makes the application the current one
     from worker.tasks import send
 
+    # Without this a producer waits 4 s and more for a broker that is away.
+    send.app.conf.broker_transport_options["max_retries"] = 0
     return send
 
 

@@ -131,6 +131,18 @@ def missing_variables(platform: Platform, account: str = "") -> list[str]:
     ]
 
 
+def accounts_in_environment(platform: Platform) -> list[str]:
+    """Name the further accounts of a platform for which a secret is set."""
+    starts = tuple(f"{v.name}_" for v in platform.variables if v.secret)
+    found = {
+        name.removeprefix(start).lower()
+        for name, value in _environment().items()
+        for start in starts
+        if value and name.startswith(start) and name != start
+    }
+    return sorted(found)
+
+
 def _value(variable: Variable, account: str) -> str:
     environment = _environment()
     value = environment.get(variable_name(variable, account), "")

@@ -1,0 +1,37 @@
+"""The command line, `mirrorpost`: one file a group of commands.
+
+Commands import what they need when they run: help and completion answer at once. What a
+command gives goes to standard output, everything said beside it to standard error.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
+"""
+
+import typer
+
+from scheduler.cli.deliveries import app as deliveries
+from scheduler.cli.history import add_to as add_history
+from scheduler.cli.identity import app as identity
+from scheduler.cli.refusals import Commands
+from scheduler.cli.running import add_to as add_running
+from scheduler.cli.schedules import app as schedules
+from scheduler.cli.send import add_to as add_send
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="Deliver a bot's messages once, in order, at the platform's pace, and remember them.",
+    # A traceback's local variables could show a token.
+    pretty_exceptions_enable=False,
+)
+add_running(app)
+add_send(app)
+app.add_typer(schedules, name="schedule")
+app.add_typer(deliveries, name="deliveries")
+app.add_typer(identity, name="identity")
+add_history(app)
+
+
+def main() -> None:
+    """Run the command that the process's arguments name."""
+    app(prog_name="mirrorpost")

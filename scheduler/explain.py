@@ -1,0 +1,290 @@
+"""Why something happened to a delivery, in words, from its row and its attempts.
+
+`explain` is pure: what it says follows from what is stored. `explain_stored` reads that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine
+from sqlmodel import Session, select
+
+from scheduler.deliveries import attempts_of
+from scheduler.tables import Fire, Schedule
+from scheduler.when import to_ms
+from worker.backoff import MAX_ATTEMPTS
+from worker.database import now_ms, reading
+from worker.states import State
+from worker.tables import AttemptRow, DeliveryRow
+from worker.taxonomy import ErrorKind
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+K = ErrorKind
+#: What each kind of failure means to somebody who does not know the taxonomy.
+_MEANING = {
+    K.RATE_LIMITED: "the platform asked to slow down",
+    K.TRANSIENT: "it was not accepted, the same may work later",
+    K.AMBIGUOUS: "no answer came, so it may have been accepted or not",
+    K.TARGET_GONE: "the chat is gone, or has blocked the bot",
+    K.TARGET_MOVED: "the chat lives on under another id",
+    K.FORBIDDEN: "the bot may not write there",
+    K.AUTH: "the bot's credential is missing or refused",
+    K.INVALID: "the platform will never accept this content or address",
+    K.TOO_LONG: "the text is over the platform's limit",
+    K.UNKNOWN_ERROR: "the platform gave an answer that is not known",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """The occurrence of a schedule that made a delivery.
+
+    Attributes:
+        schedule: The schedule's name, or its id when it is gone.
+        missed: Occurrences that it stands for, which passed while no clock ran.
+    """
+
+    schedule: str
+    occurrence_ms: int
+    fired_at_ms: int
+    missed: int = 0
+    missed_since_ms: int | None = None
+
+
+def explain_stored(engine: Engine, delivery: DeliveryRow) -> list[str]:
+    """Explain a delivery from what the database holds."""
+    attempts = attempts_of(engine, delivery.id)
+    with reading(engine) as connection:
+        now = now_ms(connection)
+    return explain(delivery, attempts, now_ms=now, occasion=_occasion(engine, delivery.key))
+
+
+def _occasion(engine: Engine, key: str | None) -> Occasion | None:
+    """Read the occurrence that a key names, as `scheduler.fire` makes keys."""
+    kind, _, rest = (key or "").partition(":")
+    schedule_id, _, instant = rest.partition(":")
+    if kind != "schedule":
+        return None
+    try:
+        occurrence_ms = to_ms(datetime.fromisoformat(instant))
+    except (ValueError, TypeError):
+        # Not an occurrence: somebody's own key, or a run that was asked for by hand.
+        return None
+    query = select(Fire).where(Fire.schedule_id == schedule_id, Fire.fire_ms == occurrence_ms)
+    with reading(engine) as connection, Session(connection) as session:
+        fire = session.exec(query).one_or_none()
+        schedule = session.get(Schedule, schedule_id)
+    if fire is None:
+        return None
+    return Occasion(
+        schedule.name if schedule is not None else schedule_id,
+        fire.fire_ms,
+        fire.fired_at_ms,
+        fire.missed,
+        fire.missed_since_ms,
+    )
+
+
+def explain(
+    delivery: DeliveryRow,
+    attempts: Sequence[AttemptRow],
+    *,
+    now_ms: int,
+    occasion: Occasion | None = None,
+) -> list[str]:
+    """Say why a delivery is where it is, one sentence or two a line, in the order of events."""
+    return [
+        f"Delivery {delivery.id} to {delivery.target}: {delivery.state}.",
+        _origin(delivery, occasion),
+        *_timing(delivery),
+        *_route(delivery),
+        *(_tried(attempt) for attempt in attempts),
+        *_standing(delivery, now_ms),
+        *_doubt(delivery),
+        *_mirrored(delivery),
+    ]
+
+
+def _origin(delivery: DeliveryRow, occasion: Occasion | None) -> str:
+    if occasion is not None:
+        missed = ""
+        if occasion.missed:
+            since = occasion.missed_since_ms or occasion.occurrence_ms
+            missed = (
+                f" {occasion.missed} earlier occurrence{_s(occasion.missed)} since "
+                f"{_time(since)} passed while no scheduler ran and did not go out."
+            )
+        late = occasion.fired_at_ms - occasion.occurrence_ms
+        return (
+            f"Schedule {occasion.schedule!r} made it for its occurrence of "
+            f"{_time(occasion.occurrence_ms)}, noticed {_span(late)} later.{missed}"
+        )
+    if _is_run_by_hand(delivery.key):
+        return f"Somebody ran {delivery.source} by hand at {_time(delivery.created_ms)}."
+    who = repr(delivery.source) if delivery.source else "a producer that did not name itself"
+    key = f", under the key {delivery.key!r}" if delivery.key else ""
+    return f"Asked for by {who} at {_time(delivery.created_ms)}, on lane {delivery.lane}{key}."
+
+
+def _is_run_by_hand(key: str | None) -> bool:
+    """Tell keys of `scheduler.schedules.run` from others."""
+    kind, _, rest = (key or "").partition(":")
+    return kind == "schedule" and rest.partition(":")[2].startswith("run:")
+
+
+def _timing(delivery: DeliveryRow) -> list[str]:
+    lines = []
+    if delivery.state == State.SCHEDULED or (
+        not delivery.attempt and delivery.due_ms > delivery.created_ms
+    ):
+        lines.append(f"It was asked for {_time(delivery.due_ms)}.")
+    if delivery.expires_ms is not None:
+        lines.append(f"It must not go out after {_time(delivery.expires_ms)}.")
+    return lines
+
+
+def _route(delivery: DeliveryRow) -> list[str]:
+    if not delivery.target.startswith("user:") or delivery.platform is None:
+        return []
+    account = f"@{delivery.account}" if delivery.account else ""
+    place = f"{delivery.platform}{account}"
+    if delivery.chat_id is None:
+        return [f"The best way to reach {delivery.target[5:]} is {place}."]
+    return [f"{delivery.target[5:]} was reached at {place}:{delivery.chat_id}."]
+
+
+def _tried(attempt: AttemptRow) -> str:
+    begun = f"Attempt {attempt.attempt} at {_time(attempt.started_ms)}"
+    if attempt.outcome == "sent":
+        return f"{begun}: accepted after {attempt.took_ms} ms."
+    status = f"HTTP {attempt.http_status}, " if attempt.http_status is not None else ""
+    words = f" It said: {attempt.text}." if attempt.text else ""
+    after = ""
+    if attempt.retry_after_ms is not None:
+        after = f" It asked to wait {_span(attempt.retry_after_ms)}."
+    return f"{begun}: {status}{attempt.outcome}, {_meaning(attempt.outcome)}.{words}{after}"
+
+
+def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911 - one a state
+    """Say what the state means and what happens next."""
+    why = delivery.error_text or "no reason is stored"
+    ended = _time(delivery.ended_ms) if delivery.ended_ms is not None else "an unknown time"
+    match State(delivery.state):
+        case State.SCHEDULED:
+            return [f"It is not due yet: it goes out in {_span(delivery.due_ms - now_ms)}."]
+        case State.QUEUED:
+            return [_queued(delivery, now_ms)]
+        case State.SENDING:
+            return [_sending(delivery, now_ms)]
+        case State.RETRYING:
+            left = delivery.due_ms - now_ms
+            when = f"in {_span(left)}" if left > 0 else "now"
+            return [
+                f"It is tried again {when}, at {_time(delivery.due_ms)} ({why}). "
+                f"{delivery.attempts_used} of {MAX_ATTEMPTS} attempts are used up."
+            ]
+        case State.HELD:
+            return [
+                f"It is held: {why}. It goes out when a worker starts that has what is missing."
+            ]
+        case State.UNKNOWN:
+            return [
+                f"Nobody can know whether it was sent ({why}), and it is not sent again: "
+                f"{_why_no_more(delivery)}."
+            ]
+        case State.SENT:
+            ids = ", ".join(delivery.receipt or ()) or "none"
+            late = f", {_span(_delay(delivery))} after it was asked for"
+            return [f"It was sent at {ended}{late}. The platform's message id: {ids}."]
+        case State.FAILED:
+            return [f"It ended failed at {ended}: {why}. {_why_failed(delivery)}"]
+        case State.CANCELLED:
+            return [f"It was cancelled at {ended}."]
+        case State.EXPIRED:
+            last = f" What kept it: {delivery.error_text}." if delivery.error_text else ""
+            return [f"It expired at {ended}, before it could be sent.{last}"]
+        case State.SUPPRESSED:
+            return [f"It was suppressed at {ended}: {why}."]
+
+
+def _queued(delivery: DeliveryRow, now_ms: int) -> str:
+    if not delivery.published_ms:
+        return (
+            "It waits for the broker, which could not be reached: it goes out when "
+            "`mirrorpost up`, or a scheduler, runs."
+        )
+    waited = _span(max(0, now_ms - delivery.published_ms))
+    return f"It waits for a worker, which was told of it {waited} ago."
+
+
+def _sending(delivery: DeliveryRow, now_ms: int) -> str:
+    left = (delivery.lease_until_ms or now_ms) - now_ms
+    if left > 0:
+        return f"Worker {delivery.owner} is sending it; it has {_span(left)} left for that."
+    return f"Worker {delivery.owner} did not come back; a scheduler takes the delivery up again."
+
+
+def _why_failed(delivery: DeliveryRow) -> str:
+    if delivery.attempts_used >= MAX_ATTEMPTS:
+        return f"All {MAX_ATTEMPTS} attempts are used up."
+    kind = delivery.error_kind or K.UNKNOWN_ERROR
+    return f"It is not tried again, because {_meaning(kind)}."
+
+
+def _why_no_more(delivery: DeliveryRow) -> str:
+    if delivery.attempts_used >= MAX_ATTEMPTS:
+        return f"all {MAX_ATTEMPTS} attempts are used up"
+    return "its policy is to rather lose it than to double it"
+
+
+def _delay(delivery: DeliveryRow) -> int:
+    return max(0, (delivery.ended_ms or delivery.created_ms) - delivery.created_ms)
+
+
+def _doubt(delivery: DeliveryRow) -> list[str]:
+    if not delivery.maybe_duplicate:
+        return []
+    return [
+        "It may have arrived twice: an earlier attempt had no answer, and its policy is to "
+        "rather double a message than to lose it."
+    ]
+
+
+def _mirrored(delivery: DeliveryRow) -> list[str]:
+    whose = delivery.unified_user or "its person"
+    match delivery.mirror:
+        case "done":
+            return [f"It is in the history of {whose}."]
+        case "failed":
+            return [
+                f"It is not in the history of {whose} yet: writing it failed, and a scheduler "
+                "repairs that from the row."
+            ]
+        case _:
+            return []
+
+
+def _meaning(kind: str) -> str:
+    return _MEANING[ErrorKind(kind)] if kind in _MEANING else kind
+
+
+def _time(epoch_ms: int) -> str:
+    return f"{_EPOCH + timedelta(milliseconds=epoch_ms):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _span(milliseconds: int) -> str:
+    """Give a length of time in its two largest units."""
+    if milliseconds < 1000:  # noqa: PLR2004 - below a second, milliseconds say more
+        return f"{max(0, milliseconds)} ms"
+    left, parts = milliseconds // 1000, []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
