@@ -40,8 +40,8 @@ ERRORS: dict[int, ErrorKind] = {
     **dict.fromkeys((20016, 20028, 20029, 40003, 40062), K.RATE_LIMITED),
     **dict.fromkeys((40004, 40006, 130000), K.TRANSIENT),
 }
-#: 40003, opening direct messages too fast, is counted over all persons.
-_BOT_WIDE = frozenset({40003})
+#: Counted over all persons, unlike the limits of a channel.
+_OPENING_TOO_FAST = 40003
 
 
 class Discord:
@@ -132,7 +132,7 @@ def _refusal(response: Response, answer: dict[str, object]) -> Failure:
     return failure(
         response,
         _kind(response, code, complaints),
-        "; ".join([str(answer.get("message", "")), *(words for _, words in complaints)]),
+        "; ".join(filter(None, [str(answer.get("message", "")), *(w for _, w in complaints)])),
         code=code,
         retry_after_s=_retry_after_s(response, answer),
         scope=_scope(response, answer),
@@ -173,7 +173,7 @@ def _retry_after_s(response: Response, answer: dict[str, object]) -> float | Non
 def _scope(response: Response, answer: dict[str, object]) -> Scope:
     """Say what a limit stops: Discord tells, and Cloudflare in front stops the machine."""
     named = response.headers.get("x-ratelimit-scope")
-    if answer.get("global") is True or named == "global" or answer.get("code") in _BOT_WIDE:
-        return Scope.BOT
+    told = answer.get("global") is True or named == "global"
     from_cloudflare = response.status == _RATE_LIMITED and not answer
-    return Scope.BOT if from_cloudflare else Scope.CHAT
+    bot_wide = told or from_cloudflare or answer.get("code") == _OPENING_TOO_FAST
+    return Scope.BOT if bot_wide else Scope.CHAT
