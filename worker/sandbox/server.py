@@ -26,11 +26,7 @@ class RunningSandbox:
 
     def base_urls(self) -> dict[str, str]:
         """Give the base addresses that point Mirrorpost here, by environment variable."""
-        return {
-            "TELEGRAM_API_BASE": f"{self.url}/telegram",
-            "DISCORD_API_BASE": f"{self.url}/discord/api/v10",
-            "SLACK_API_BASE": f"{self.url}/slack/api",
-        }
+        return base_urls(self.url)
 
     async def stop(self) -> None:
         """Stop answering; requests that hang are let go."""
@@ -47,6 +43,15 @@ class RunningSandbox:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+
+def base_urls(url: str) -> dict[str, str]:
+    """Give the base addresses below the URL of a sandbox, by environment variable."""
+    return {
+        "TELEGRAM_API_BASE": f"{url}/telegram",
+        "DISCORD_API_BASE": f"{url}/discord/api/v10",
+        "SLACK_API_BASE": f"{url}/slack/api",
+    }
 
 
 async def start_sandbox(
