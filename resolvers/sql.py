@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import BigInteger, Connection, Engine, Executable, and_, delete, or_, select
+from sqlalchemy import BigInteger, Connection, Engine, Executable, Text, and_, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -17,8 +17,6 @@ from sqlmodel import Field, SQLModel
 from resolvers.cache import DEFAULT_CACHE_SIZE, MAX_STALENESS_S, AnswerCache
 from resolvers.errors import StoreUnavailable
 from resolvers.protocol import (
-    MAX_ID_LENGTH,
-    MAX_PLATFORM_LENGTH,
     Account,
     IdentityLink,
     by_account,
@@ -37,9 +35,9 @@ class IdentityLinkRow(SQLModel, table=True):
 
     __tablename__ = "identity_link"
 
-    platform: str = Field(primary_key=True, max_length=MAX_PLATFORM_LENGTH)
-    platform_user_id: str = Field(primary_key=True, max_length=MAX_ID_LENGTH)
-    unified_user_id: str = Field(index=True, max_length=MAX_ID_LENGTH)
+    platform: str = Field(primary_key=True, sa_type=Text)
+    platform_user_id: str = Field(primary_key=True, sa_type=Text)
+    unified_user_id: str = Field(index=True, sa_type=Text)
     created_ms: int = Field(sa_type=BigInteger)
 
 
@@ -86,12 +84,12 @@ class SqlIdentityResolver:
     ) -> None:
         self._engine = engine
         self._cache = AnswerCache(cache_ttl_s, cache_size, clock)
-        # One round trip a read, not three: PostgreSQL would be asked to begin and to roll back.
-        self._reader = (
-            engine.execution_options(isolation_level="AUTOCOMMIT")
-            if engine.dialect.name == "postgresql"
-            else engine
-        )
+        # The worker's engine begins SQLite transactions as a writer's unless told that it reads:
+        # a resolve would wait for every write.
+        self._reader = engine.execution_options(mirrorpost_reads=True)
+        if engine.dialect.name == "postgresql":
+            # One round trip a read, not three: no begin and no rollback.
+            self._reader = self._reader.execution_options(isolation_level="AUTOCOMMIT")
 
     def resolve(self, platform: str, platform_user_id: str) -> str:
         """Return the unified user of an account, `platform:platform_user_id` when unlinked."""
