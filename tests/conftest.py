@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 from sqlalchemy.engine import make_url
 
 from tests.processes import remove_folder, short_folder
 from tests.servers import PostgresServer, RedisServer, empty_database, flush_redis
+from worker.lanes import INTAKE_QUEUE, Lane
 
 #: What the suite must never inherit: it could be somebody's bot or somebody's data.
 _FOREIGN = re.compile(
-    r"MIRRORPOST_.*|.*_TOKEN(_.*)?|.*_API_BASE|MATRIX_.*|WEBHOOK_.*"
+    r"MIRRORPOST_(?!TEST_).*|.*_TOKEN(_.*)?|.*_API_BASE|MATRIX_.*|WEBHOOK_.*"
     r"|DATABASE_URL|REDIS_URL|CELERY_.*"
 )
 
@@ -124,9 +126,12 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def amqp_url() -> str:
-    """The RabbitMQ that TEST_AMQP_URL names; without it the test is not collected."""
-    return os.environ["TEST_AMQP_URL"]
+def amqp_url() -> Iterator[str]:
+    """The RabbitMQ that TEST_AMQP_URL names, without our queues; unset, the test is left out."""
+    url = os.environ["TEST_AMQP_URL"]
+    _delete_queues(url)
+    yield url
+    _delete_queues(url)
 
 
 @pytest.fixture
@@ -148,6 +153,12 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(here)
     yield data
     remove_folder(folder)
+
+
+def _delete_queues(url: str) -> None:
+    with Connection(url) as connection, connection.channel() as channel:
+        for queue in (INTAKE_QUEUE, *(lane.queue for lane in Lane)):
+            channel.queue_delete(queue)
 
 
 def _named(variable: str) -> str | None:
