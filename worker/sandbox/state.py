@@ -17,8 +17,9 @@ from worker.sandbox.ids import Ids
 from worker.sandbox.limits import Limits
 from worker.sandbox.store import Store
 
-#: Set on a request that is counted already, as one that will get no answer.
-COUNTED = "mirrorpost_counted"
+
+class Unanswered(web.Response):
+    """What a handler gives when the connection is cut; the request is counted already."""
 
 
 @dataclass(slots=True)
@@ -46,12 +47,11 @@ class Sandbox:
         """Give the answer to an accepted message, unless the fault is that none comes."""
         if fault is None or fault.kind not in {Kind.HANG, Kind.DROP}:
             return answer
-        self.store.count(fault.platform, fault.kind)
-        request[COUNTED] = True
+        self.store.count(fault.platform, fault.kind.value)
         if fault.kind is Kind.HANG:
             await hang(request, fault, self.stopping)
         drop(request)
-        return answer
+        return Unanswered()
 
 
 SANDBOX = web.AppKey("sandbox", Sandbox)
