@@ -137,7 +137,8 @@ def test_a_revoked_token_is_known_to_every_method() -> None:
                 telegram = answer.status
             async with session.get("/discord/api/v10/users/@me", headers=DISCORD) as answer:
                 discord = answer.status
-            async with session.post("/slack/api/auth.test", headers=SLACK) as answer:
+            as_slacks_client = {**SLACK, "Content-Type": "application/json"}
+            async with session.post("/slack/api/auth.test", headers=as_slacks_client) as answer:
                 return [telegram, discord, (await answer.json())["ok"]]
 
         assert await ask() == [200, 200, True]

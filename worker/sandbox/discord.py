@@ -165,6 +165,8 @@ def _too_many(wait_s: float, *, everywhere: bool) -> web.Response:
     """Give a 429: a fraction of seconds in the body, whole ones in the header."""
     headers = {
         "Retry-After": str(math.ceil(wait_s)),
+        # By this clients tell Discord's 429 from Cloudflare's, which is a ban.
+        "Via": "1.1 sandbox",
         "X-RateLimit-Scope": "global" if everywhere else "user",
         "X-RateLimit-Reset-After": f"{wait_s:.3f}",
         **({"X-RateLimit-Global": "true"} if everywhere else {"X-RateLimit-Remaining": "0"}),

@@ -69,8 +69,9 @@ def answer_json(
 async def read_fields(request: web.Request) -> dict[str, object] | None:
     """Read a JSON object, a form or a query; `None` when JSON was announced and is not there."""
     if request.content_type == "application/json":
+        # Slack's own client announces JSON and sends nothing when it has no field to send.
         try:
-            value = orjson.loads(await request.read())
+            value = orjson.loads(await request.read() or b"{}")
         except orjson.JSONDecodeError:
             return None
         return cast("dict[str, object]", value) if isinstance(value, dict) else None
