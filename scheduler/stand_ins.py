@@ -6,8 +6,12 @@ starts, in place of the real ones, which the sandbox never sees.
 
 import socket
 
-from worker.sandbox.server import base_urls
-
+#: The paths below the sandbox's address, as `RunningSandbox.base_urls` has them.
+_PATHS = {
+    "TELEGRAM_API_BASE": "/telegram",
+    "DISCORD_API_BASE": "/discord/api/v10",
+    "SLACK_API_BASE": "/slack/api",
+}
 #: In the shape that each platform's own has; long and odd, so that they are masked and found.
 _TOKENS = {
     "TELEGRAM_BOT_TOKEN": "1000000001:SANDBOX-stand-in-telegram-token",
@@ -20,7 +24,7 @@ STOOD_IN = ("telegram", "discord", "slack")
 
 def sandbox_environment(url: str) -> dict[str, str]:
     """Give the variables that lead to the sandbox at a URL."""
-    return {**base_urls(url), **_TOKENS}
+    return {**{name: url + path for name, path in _PATHS.items()}, **_TOKENS}
 
 
 def free_port() -> int:

@@ -178,7 +178,8 @@ class _Supervisor:
             now_s = time.monotonic()
             if not self._guardian.is_alive():
                 self._replace_guardian()
-            if self._pulse.unanswered_s(worker.started_s) >= DEAF_AFTER_S:
+            silent_s = self._pulse.unanswered_s(worker.started_s)
+            if silent_s >= DEAF_AFTER_S and not worker.has_ended():
                 self._screen.show("worker", f"takes no tasks since {DEAF_AFTER_S:g} s")
                 worker.kill()
             for child in self._children:
