@@ -10,7 +10,7 @@ from aiohttp import web
 from worker.sandbox import control, discord, slack, telegram, webhook
 from worker.sandbox.faults import PLATFORMS
 from worker.sandbox.limits import Limits
-from worker.sandbox.state import COUNTED, SANDBOX, Sandbox
+from worker.sandbox.state import SANDBOX, Sandbox, Unanswered
 
 #: Seconds that open connections get when the sandbox stops.
 _SHUTDOWN_S = 1.0
@@ -26,11 +26,7 @@ class RunningSandbox:
 
     def base_urls(self) -> dict[str, str]:
         """Give the base addresses that point Mirrorpost here, by environment variable."""
-        return {
-            "TELEGRAM_API_BASE": f"{self.url}/telegram",
-            "DISCORD_API_BASE": f"{self.url}/discord/api/v10",
-            "SLACK_API_BASE": f"{self.url}/slack/api",
-        }
+        return base_urls(self.url)
 
     async def stop(self) -> None:
         """Stop answering; requests that hang are let go."""
@@ -47,6 +43,15 @@ class RunningSandbox:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+
+def base_urls(url: str) -> dict[str, str]:
+    """Give the base addresses below the URL of a sandbox, by environment variable."""
+    return {
+        "TELEGRAM_API_BASE": f"{url}/telegram",
+        "DISCORD_API_BASE": f"{url}/discord/api/v10",
+        "SLACK_API_BASE": f"{url}/slack/api",
+    }
 
 
 async def start_sandbox(
@@ -85,14 +90,13 @@ async def _count(
 ) -> web.StreamResponse:
     """Count every request to a platform by how it was answered."""
     platform = request.path.split("/", 2)[1]
-    status = 500
+    store = request.app[SANDBOX].store
     try:
         answer = await handler(request)
-        status = answer.status
     except web.HTTPException as error:
-        status = error.status
+        if platform in PLATFORMS:
+            store.count(platform, str(error.status))
         raise
-    finally:
-        if platform in PLATFORMS and COUNTED not in request:
-            request.app[SANDBOX].store.count(platform, str(status))
+    if platform in PLATFORMS and not isinstance(answer, Unanswered):
+        store.count(platform, str(answer.status))
     return answer
