@@ -10,7 +10,6 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.database import now_ms
 from worker.outbox import Claimed, mark_mirror_failed
 from worker.sessions.append import Mirror, insert_mirrors
 from worker.verdict import Settlement
@@ -23,8 +22,7 @@ def mirror_sent(connection: Connection, sent: Sequence[tuple[Claimed, Settlement
     resolved = [(c, s) for c, s in sent if s.place.unified_user is not None]
     if not resolved:
         return
-    now = now_ms(connection)
-    rows = [_mirror(claim, settlement, now) for claim, settlement in resolved]
+    rows = [_mirror(claim, settlement) for claim, settlement in resolved]
     if _inserted(connection, rows):
         return
     failed = [row.delivery_id for row in rows if not _inserted(connection, [row])]
@@ -43,14 +41,14 @@ def _inserted(connection: Connection, rows: Sequence[Mirror]) -> bool:
     return True
 
 
-def _mirror(claim: Claimed, settlement: Settlement, timestamp_ms: int) -> Mirror:
+def _mirror(claim: Claimed, settlement: Settlement) -> Mirror:
     place = settlement.place
     return Mirror(
         session_key=place.unified_user or "",
         content=claim.text,
-        timestamp_ms=timestamp_ms,
-        platform=place.platform or "",
-        chat=place.chat_id or "",
+        timestamp_ms=settlement.started_ms + settlement.took_ms,
+        platform=place.platform,
+        chat=place.chat_id,
         source=claim.source or "delivery",
         delivery_id=claim.id,
         platform_message_ids=settlement.receipt or (),

@@ -233,7 +233,8 @@ def claim(
     statement = _claim_statement(connection.dialect.name, named=bool(ids))
     parameters: dict[str, object] = {"owner": owner, "lease_ms": lease_ms, "limit": limit}
     if ids:
-        parameters["ids"] = orjson.dumps(list(ids)).decode()
+        sqlite = connection.dialect.name == "sqlite"
+        parameters["ids"] = orjson.dumps(list(ids)).decode() if sqlite else list(ids)
     rows = connection.execute(statement, parameters).all()
     claimed = [_claimed(row, send_by) for row in rows]
     claimed.sort(key=lambda c: c.id)
@@ -247,17 +248,20 @@ def _claimed(row: Sequence[object], send_by: float) -> Claimed:
     if isinstance(values[9], str):
         values[9] = orjson.loads(values[9])
     values[11], values[17] = bool(values[11]), bool(values[17])
-    return Claimed(*values, send_by=send_by)  # type: ignore[arg-type]  # the columns of _CLAIMED in their order
+    values.append(send_by)
+    return Claimed(*values)  # type: ignore[arg-type]  # the columns of _CLAIMED in their order
 
 
 @cache
 def _claim_statement(dialect: str, *, named: bool) -> TextClause:
     if not named:
-        wanted = ""
+        wanted = "state = 'queued'"
     elif dialect == "sqlite":
-        wanted = "AND id IN (SELECT value FROM json_each(:ids))"
+        wanted = "state = 'queued' AND id IN (SELECT value FROM json_each(:ids))"
     else:
-        wanted = "AND id IN (SELECT json_array_elements_text(CAST(:ids AS json)))"
+        # PostgreSQL counts the partial index of queued rows as small and cannot see that it
+        # is full of dead entries; spelled so, it goes by the primary key.
+        wanted = "state || '' = 'queued' AND id = ANY(CAST(:ids AS text[]))"
     # SQLite has no row locks and needs none: the transaction began as IMMEDIATE.
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
     return text(
@@ -265,7 +269,7 @@ def _claim_statement(dialect: str, *, named: bool) -> TextClause:
         UPDATE delivery SET state = 'sending', attempt = attempt + 1, owner = :owner,
             lease_until_ms = {NOW_MS[dialect]} + :lease_ms
         WHERE id IN (
-            SELECT id FROM delivery WHERE state = 'queued' {wanted}
+            SELECT id FROM delivery WHERE {wanted}
             ORDER BY lane DESC, due_ms, id LIMIT :limit {lock})
         RETURNING {_CLAIMED}
         """
@@ -295,6 +299,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement], *, owner: 
 @cache
 def _settle_statement(dialect: str) -> TextClause:
     now = NOW_MS[dialect]
+    # The state is spelled so for the same reason as in a claim by ids.
     return text(
         f"""
         UPDATE delivery SET state = r.state,
@@ -309,7 +314,8 @@ def _settle_statement(dialect: str) -> TextClause:
             ended_ms = CASE WHEN r.state IN ('sent', 'failed', 'expired', 'suppressed', 'unknown')
                        THEN {now} END
         FROM ({rows_from_json(dialect, _SETTLE)}) AS r
-        WHERE delivery.id = r.id AND delivery.attempt = r.attempt AND delivery.state = 'sending'
+        WHERE delivery.id = r.id AND delivery.attempt = r.attempt
+            AND delivery.state || '' = 'sending'
         RETURNING delivery.id
         """
     )

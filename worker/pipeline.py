@@ -44,8 +44,6 @@ IN_FLIGHT = 64
 AHEAD = 128
 #: Rows that make a transaction worth its cost, for claims and for settles.
 _CHUNK = 64
-#: Ids looked at in one claim.
-_ASK_AT_ONCE = 500
 #: Seconds that outcomes wait for company before they are committed.
 _LINGER_S = 0.03
 #: Seconds before a transaction that failed is tried again.
@@ -149,7 +147,7 @@ class Drain:
         await self._gather_company()
         claims, room = self._claims(), AHEAD - self._ready.qsize()
         finished, self._finished = self._finished, []
-        ids = list(islice(self._asked, _ASK_AT_ONCE)) if claims else []
+        ids = list(islice(self._asked, room)) if claims else []
         try:
             claimed = await self._in_database(self._transact, finished, ids, room if claims else 0)
         except (OperationalError, InterfaceError) as error:
@@ -163,7 +161,7 @@ class Drain:
         for each in finished:
             self._release(each.settlement.id)
         if claims:
-            self._take(ids, claimed, room)
+            self._take(ids, claimed)
             await self._permit(claimed)
         return True
 
@@ -185,13 +183,12 @@ class Drain:
         except TimeoutError:
             pass
 
-    def _take(self, ids: list[str], claimed: list[Resolved], room: int) -> None:
+    def _take(self, ids: list[str], claimed: list[Resolved]) -> None:
         self._more = len(claimed) >= _CHUNK
         for each in claimed:
             self._held[each.claim.id] = self._asked.pop(each.claim.id, None)
-        if len(claimed) < room:
-            # What was asked for and not claimed is ended, not due, or somebody else's.
-            self._forget(ids)
+        # What was asked for and not claimed is ended, not due, or somebody else's.
+        self._forget(ids)
 
     def _forget(self, ids: Sequence[str]) -> None:
         for id_ in ids:
