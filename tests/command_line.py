@@ -6,7 +6,8 @@ import re
 import sqlite3
 import subprocess
 import sysconfig
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,10 @@ class CommandLine:
         assert code is None or done.returncode == code, (done.stdout, done.stderr)
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def begin(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start the script; whoever starts it ends it."""
-        return subprocess.Popen(
+    @contextmanager
+    def begun(self, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+        """Start the script; it is killed when the block ends before it does."""
+        with subprocess.Popen(
             [SCRIPT, *arguments],
             env=self.env,
             cwd=self.folder,
@@ -86,7 +88,11 @@ class CommandLine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def rows(self, table: str) -> int:
         """Count the rows of a table, none where there is no database yet."""

@@ -119,15 +119,16 @@ def _wait(engine: "Engine", row: "DeliveryRow", timeout_s: float) -> "DeliveryRo
     from worker.states import ENDS
 
     deadline = time.monotonic() + timeout_s
-    said = row.state
+    said: str | None = None
     with _spinner(row.target):
-        while row.state not in ENDS and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-            row = find(engine, row.id)
+        while True:
             if row.state != said and row.state in {"held", "retrying"}:
                 note(f"{row.state}: {row.error_text}")
             said = row.state
-    return row
+            if row.state in ENDS or time.monotonic() >= deadline:
+                return row
+            time.sleep(_POLL_S)
+            row = find(engine, row.id)
 
 
 def _spinner(target: str) -> AbstractContextManager[object]:
