@@ -18,7 +18,7 @@ from worker.lanes import Lane
 from worker.platforms import platform
 from worker.platforms.addresses import check_host_literal
 from worker.settings import settings
-from worker.targets import Target, parse_target
+from worker.targets import Target, check_thread, parse_target
 
 #: Characters that a key, a source or an id may have.
 _MAX_NAME = 500
@@ -147,6 +147,7 @@ def _target(text: str, thread: str | None) -> Target:
         raise Refused(f"{target.platform} targets have no threads: leave thread away")
     if target.thread not in (None, named):
         raise Refused(f"the target names thread {target.thread!r} and thread= {named!r}: name one")
+    check_thread(target.platform, named)
     return Target(target.platform, target.chat_id, target.account, named)
 
 

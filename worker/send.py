@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 from resolvers import clear_session_context, set_session_context
+from worker.errors import Misconfigured
 from worker.http import Client
 from worker.log import redact
 from worker.platforms import platform, platforms
@@ -67,6 +68,10 @@ async def send(resolved: Resolved, *, client: Client, bots: Bots) -> Settlement:
     started_ms, begun = time.time_ns() // 1_000_000, time.monotonic()
     try:
         outcome, place = await _ask(resolved, adapter, bot, client)
+    except Misconfigured as error:
+        # The adapter cannot make a request of this credential: what waits for another one
+        # is held, as if the platform had refused it.
+        outcome = Failure(ErrorKind.AUTH, str(error))
     finally:
         clear_session_context(token)
     return judge(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from worker.errors import Refused
 from worker.platforms import platform
+from worker.platforms.base import ChecksThreads
 
 #: The pseudo-platform of a person, who is reached by a route.
 USER = "user"
@@ -69,7 +70,21 @@ def parse_target(text: str) -> Target:
         chat, thread = _split_thread(rest, colon_in_ids=adapter.capability.colon_in_ids)
     if wrong := adapter.check_chat(chat):
         raise Refused(f"{text!r} is not a {name} target: {wrong}")
+    if thread is not None:
+        check_thread(name, thread)
     return Target(name, chat, account, thread)
+
+
+def check_thread(name: str, thread: str) -> None:
+    """Refuse a thread id that its platform would not understand.
+
+    Raises:
+        Refused: Says what would be right.
+    """
+    adapter = platform(name)
+    wrong = adapter.check_thread(thread) if isinstance(adapter, ChecksThreads) else None
+    if wrong:
+        raise Refused(f"{thread!r} is not a {name} thread: {wrong}")
 
 
 def _split_thread(rest: str, *, colon_in_ids: bool) -> tuple[str, str | None]:
