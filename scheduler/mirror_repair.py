@@ -5,14 +5,13 @@ delivery's id keeps it from being written twice.
 """
 
 import structlog
-from sqlalchemy import Engine, text
+from sqlalchemy import JSON, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol, ResolverError
 from worker.database import reading
 from worker.outbox import mark_mirrored
 from worker.sessions.append import Mirror, insert_mirrors
-from worker.tables import DeliveryRow
 
 _log = structlog.get_logger(__name__)
 
@@ -22,10 +21,7 @@ _BATCH = 100
 _UNMIRRORED = text(
     "SELECT id, platform, chat_id, unified_user, text, metadata, source, receipt, ended_ms "
     "FROM delivery WHERE mirror = 'failed' ORDER BY id LIMIT :limit"
-).columns(
-    DeliveryRow.__table__.c.metadata,  # type: ignore[attr-defined]  # set by SQLModel
-    DeliveryRow.__table__.c.receipt,  # type: ignore[attr-defined]  # set by SQLModel
-)
+).columns(metadata=JSON(), receipt=JSON())
 
 
 def repair_mirrors(engine: Engine, resolver: IdentityResolverProtocol) -> int:
