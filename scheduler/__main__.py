@@ -3,7 +3,7 @@
 import sys
 
 from scheduler.clock import Clock, DatabaseClock, firing, relaying, repairing
-from worker.database import check_schema, engine
+from worker.database import MIGRATION_WITHIN_S, await_schema, engine
 from worker.errors import MirrorpostError
 from worker.log import configure_logging
 from worker.runtime import resolver_of
@@ -15,7 +15,7 @@ def main() -> int:
     try:
         configure_logging()
         database = engine(settings().database)
-        check_schema(database)
+        await_schema(database, MIGRATION_WITHIN_S)
         resolver = resolver_of(settings(), database)
     except MirrorpostError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the line for whoever started it

@@ -12,6 +12,7 @@ os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 from celery import Celery
 from celery.signals import (
     setup_logging,
+    worker_init,
     worker_process_init,
     worker_process_shutdown,
 )
@@ -81,5 +82,6 @@ app.conf.update(
 )
 
 setup_logging.connect(process.begin_logging)
+worker_init.connect(process.prepare)
 worker_process_init.connect(process.begin)
 worker_process_shutdown.connect(process.end)

@@ -4,11 +4,13 @@ Called by whoever needs a connection. Every `engine.begin()` is one short transa
 spans a network call.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import alembic.command
+import structlog
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -19,6 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.errors import Misconfigured, SchemaMismatch, SchemaOutdated
 from worker.settings import Settings
 
+_log = structlog.get_logger(__name__)
+
+#: Seconds that a worker or scheduler waits for the migration of a release beside it.
+MIGRATION_WITHIN_S = 20.0
+#: Seconds between two looks at the schema meanwhile.
+_SCHEMA_POLL_S = 0.2
 #: The PostgreSQL advisory lock under which migrations run; any constant will do.
 _MIGRATION_LOCK = 0x6D6972726F72
 #: Milliseconds that a SQLite writer waits for another one.
@@ -144,6 +152,28 @@ def check_schema(engine: Engine) -> None:
         f"the database is at revision {found or 'none'}, this code needs {wanted}: "
         "run mirrorpost migrate"
     )
+
+
+def await_schema(engine: Engine, within_s: float) -> None:
+    """Wait for a migration that runs beside this process, as a release step does.
+
+    Raises:
+        SchemaOutdated: Nothing migrated it in time; names the command.
+        SchemaMismatch: It is newer than this code.
+        Misconfigured: The database cannot be reached.
+    """
+    deadline = time.monotonic() + within_s
+    waiting = False
+    while True:
+        try:
+            return check_schema(engine)
+        except SchemaOutdated as error:
+            if time.monotonic() > deadline:
+                raise
+            if not waiting:
+                _log.warning("waiting_for_migration", reason=str(error), within_s=within_s)
+                waiting = True
+        time.sleep(_SCHEMA_POLL_S)
 
 
 def ready(config: Settings) -> Engine:

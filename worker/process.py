@@ -4,6 +4,8 @@ import logging
 
 import structlog
 
+from worker.database import MIGRATION_WITHIN_S, await_schema, engine
+from worker.errors import MirrorpostError
 from worker.log import configure_logging
 from worker.runtime import Runtime
 from worker.settings import settings
@@ -19,6 +21,21 @@ def begin_logging(**_: object) -> None:
     level = logging.getLevelNamesMapping().get(settings().log_level.upper(), logging.INFO)
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def prepare(**_: object) -> None:
+    """Refuse, in the parent and before anything is forked, what no child could work with.
+
+    Raises:
+        SystemExit: One line says what is wrong and what would be right.
+    """
+    try:
+        database = engine(settings().database)
+        await_schema(database, MIGRATION_WITHIN_S)
+        # Nothing of it may be inherited by the children.
+        database.dispose()
+    except MirrorpostError as error:
+        raise SystemExit(f"mirrorpost: {error}") from None
 
 
 def begin(**_: object) -> None:

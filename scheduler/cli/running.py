@@ -1,5 +1,7 @@
 """What runs and what looks after it: `up`, `demo`, `sandbox`, `migrate`, `doctor`, `bench`."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +77,9 @@ def migrate(json: Json = False) -> None:
         print_json({"database": shown, "changed": changed})
     else:
         print_line(f"{shown} {'is migrated' if changed else 'was up to date'}")
+    if os.environ.get("HONCHO_PROCESS_NAME", "").startswith("release."):
+        # honcho start ends everything when the first process ends, the release step too.
+        signal.pause()
 
 
 def doctor(json: Json = False) -> None:
