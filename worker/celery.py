@@ -2,12 +2,9 @@
 
 Queues, settings and process signals. What a task does is in `worker.tasks`. The reasons for
 the settings are failures that were seen: each loses, doubles or stalls something without it.
+Start it with `REMAP_SIGTERM=SIGQUIT` in the environment, as the Procfile does, so that SIGTERM
+asks for the soft shutdown, which ends in time; Celery reads it before it reads this module.
 """
-
-import os
-
-# SIGTERM asks for the soft shutdown; read when Celery is imported.
-os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 from celery import Celery
 from celery.signals import (
@@ -74,7 +71,6 @@ app.conf.update(
     worker_proc_alive_timeout=60,
     worker_cancel_long_running_tasks_on_connection_loss=True,
     worker_soft_shutdown_timeout=8,
-    worker_enable_soft_shutdown_on_idle=True,
     worker_send_task_events=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
