@@ -89,13 +89,9 @@ def _told(done: FirePass, plans: Sequence[Planned]) -> FirePass:
         for occurrence, _ in each.occurrences:
             fired += occurrence.outcome is FireOutcome.FIRED
             left_out += occurrence.missed
-            if occurrence.missed:
-                _log.warning(
-                    "occurrences_left_out",
-                    schedule=each.row.id,
-                    name=each.row.name,
-                    missed=occurrence.missed,
-                )
+    if left_out:
+        # One line: after a long downtime it is every schedule. The fires say which.
+        _log.warning("occurrences_left_out", occurrences=left_out)
     if fired:
         _log.info("fired", occurrences=fired)
     return FirePass(done.now_ms, done.next_due_ms, len(plans), fired, left_out, broken)

@@ -35,9 +35,12 @@ def judge(spec: Spec, policy: MisfirePolicy, *, due: datetime, now: datetime) ->
         times = [due, *between(spec, due, now, CATCH_UP - 1)]
         fired = tuple(Occurrence(at, FireOutcome.FIRED) for at in times)
         return Verdict(fired, next_after(spec, times[-1]))
-    later, last = count_through(spec, due, now)
+    later, last, following = 0, due, next_after(spec, due)
+    if following is not None and following <= now:
+        later, last = count_through(spec, due, now)
+        following = next_after(spec, last)
     if policy.misfire is Misfire.NONE and now - last > policy.grace:
         occurrence = Occurrence(last, FireOutcome.SKIPPED, later + 1, due)
     else:
         occurrence = Occurrence(last, FireOutcome.FIRED, later, due if later else None)
-    return Verdict((occurrence,), next_after(spec, last))
+    return Verdict((occurrence,), following)

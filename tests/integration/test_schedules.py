@@ -1,6 +1,9 @@
 """Schedules as people handle them, on both databases."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -324,3 +327,21 @@ def test_a_preview_shows_utc_and_the_local_clock_through_a_change() -> None:
         {"utc": "2027-03-28T01:00:00+00:00", "local": "2027-03-28T03:00:00+02:00"},
         {"utc": "2027-03-29T00:30:00+00:00", "local": "2027-03-29T02:30:00+02:00"},
     ]
+
+
+def test_a_producer_adds_a_schedule_to_the_database_that_the_settings_name(
+    engine: Engine, database_url: str, home: Path
+) -> None:
+    script = (
+        "from scheduler import schedule\n"
+        "print(schedule('poll', every='5m', to='console:me', text='x').id)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == get(engine, "poll").id
