@@ -1,7 +1,6 @@
 """The servers and folders that every test gets, and the promise that nothing outlives the run."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,20 +8,14 @@ import pytest
 from kombu import Connection
 from sqlalchemy.engine import make_url
 
+from tests.isolation import forget_foreign_variables
 from tests.processes import remove_folder, short_folder
 from tests.servers import PostgresServer, RedisServer, empty_database, flush_redis
 from worker.lanes import INTAKE_QUEUE, Lane
 
-#: What the suite must never inherit: it could be somebody's bot or somebody's data.
-_FOREIGN = re.compile(
-    r"MIRRORPOST_(?!TEST_).*|.*_TOKEN(_.*)?|.*_API_BASE|MATRIX_.*|WEBHOOK_.*"
-    r"|DATABASE_URL|REDIS_URL|CELERY_.*"
-)
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    for name in [name for name in os.environ if _FOREIGN.fullmatch(name)]:
-        del os.environ[name]
+    forget_foreign_variables()
 
 
 def pytest_report_header() -> list[str]:

@@ -1,0 +1,1 @@
+"""How fast, at what cost: `python -m tests.bench`, or `mirrorpost bench` in a checkout."""
