@@ -196,8 +196,7 @@ def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911
             ]
         case State.SENT:
             ids = ", ".join(delivery.receipt or ()) or "none"
-            late = f", {_span(_delay(delivery))} after it was asked for"
-            return [f"It was sent at {ended}{late}. The platform's message id: {ids}."]
+            return [f"It was sent at {ended}{_delay(delivery)}. The platform's message id: {ids}."]
         case State.FAILED:
             return [f"It ended failed at {ended}: {why}. {_why_failed(delivery)}"]
         case State.CANCELLED:
@@ -239,8 +238,11 @@ def _why_no_more(delivery: DeliveryRow) -> str:
     return "its policy is to rather lose it than to double it"
 
 
-def _delay(delivery: DeliveryRow) -> int:
-    return max(0, (delivery.ended_ms or delivery.created_ms) - delivery.created_ms)
+def _delay(delivery: DeliveryRow) -> str:
+    """Say how long it took; a retry moves the due time, so only of the first attempt."""
+    if delivery.ended_ms is None or delivery.attempt > 1:
+        return ""
+    return f", {_span(delivery.ended_ms - delivery.due_ms)} after it was due"
 
 
 def _doubt(delivery: DeliveryRow) -> list[str]:

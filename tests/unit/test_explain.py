@@ -135,3 +135,9 @@ def test_what_kept_an_expired_delivery_is_told() -> None:
 def test_the_requested_time_is_told_while_it_is_not_due() -> None:
     row = delivery(state="scheduled", due_ms=_NOW + 3_602_000)
     assert "goes out in 1 h" in said(row)
+
+
+def test_how_late_it_was_is_told_only_where_no_retry_moved_the_due_time() -> None:
+    once = delivery(state="sent", attempt=1, ended_ms=_NOW + 143, created_ms=_NOW - 9**9)
+    assert ", 143 ms after it was due" in said(once)
+    assert "after it was due" not in said(delivery(state="sent", attempt=2, ended_ms=_NOW))
