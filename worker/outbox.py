@@ -132,13 +132,9 @@ def insert(connection: Connection, deliveries: Sequence[NewDelivery]) -> list[Ac
     if not deliveries:
         return []
     rows = [_insert_row(d) for d in deliveries]
-    stored: dict[str, str] = dict(
-        connection.execute(
-            _insert_statement(connection.dialect.name), {"rows": orjson.dumps(rows).decode()}
-        )
-        .tuples()
-        .all()
-    )
+    statement = _insert_statement(connection.dialect.name)
+    inserted = connection.execute(statement, {"rows": orjson.dumps(rows).decode()}).all()
+    stored: dict[str, str] = {row.id: row.state for row in inserted}
     return [
         Accepted(
             d.id,

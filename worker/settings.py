@@ -30,7 +30,9 @@ _SOCKET_PATH_LIMIT = 100
 class Settings(BaseSettings):
     """What the environment says; a value that cannot be is refused with its name."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     database_url: SecretStr | None = Field(default=None, alias="DATABASE_URL")
     redis_url: SecretStr | None = Field(default=None, alias="REDIS_URL")
