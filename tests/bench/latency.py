@@ -51,7 +51,14 @@ def measure_idle(
     surroundings.platform.reset(note_length=8)
     with database_of(kind, surroundings, folder) as database:
         env = environment(database, surroundings, folder)
-        subprocess.run([sys.executable, *MIGRATE], env=env, cwd=folder, check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, *MIGRATE],
+            env=env,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
         logs = [folder / "worker.log", folder / "scheduler.log"]
         commands = [WORKER, ("-m", "scheduler")]
         system = [
@@ -59,12 +66,11 @@ def measure_idle(
             for command, log in zip(commands, logs, strict=True)
         ]
         try:
-            committed = _enqueue(_WARM_UP + messages, env, folder)
-            wait_until(
-                lambda: surroundings.platform.count() >= len(committed),
-                30.0,
-                what=f"the last message\n{tail(logs[0])}",
-            )
+            # The first one waits for the worker's start, which is not what is measured.
+            _enqueue(0, 1, env, folder)
+            _until_arrived(1, surroundings, logs[0])
+            committed = _enqueue(1, _WARM_UP + messages, env, folder)
+            _until_arrived(1 + len(committed), surroundings, logs[0])
             arrivals = surroundings.platform.arrivals()
             pids = [process.pid for process in system]
             before, started = tree_cpu_s(pids), time.monotonic()
@@ -79,9 +85,16 @@ def measure_idle(
     return Idle(kind, messages, cuts[49], cuts[98], took_ms[-1], idle_seconds, share * 100)
 
 
-def _enqueue(count: int, env: dict[str, str], folder: Path) -> list[tuple[str, float]]:
+def _until_arrived(count: int, surroundings: Surroundings, log: Path) -> None:
+    try:
+        wait_until(lambda: surroundings.platform.count() >= count, 60.0, f"{count} arrivals")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{tail(log)}") from None
+
+
+def _enqueue(first: int, count: int, env: dict[str, str], folder: Path) -> list[tuple[str, float]]:
     done = subprocess.run(
-        [sys.executable, str(_PRODUCER), str(count), str(_PAUSE_S)],
+        [sys.executable, str(_PRODUCER), str(first), str(count), str(_PAUSE_S)],
         env=env,
         cwd=folder,
         stdout=subprocess.PIPE,

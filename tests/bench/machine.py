@@ -34,10 +34,10 @@ def pin() -> list[int]:
 
 def describe(pinned: list[int]) -> Machine:
     """Describe this machine."""
-    on = f", pinned to {', '.join(map(str, pinned))}" if pinned else ", not pinned"
+    on = f"pinned to {' and '.join(map(str, pinned))}" if pinned else "not pinned"
     return Machine(
         cpu=_cpu_model(),
-        cores=f"{psutil.cpu_count()}{on}",
+        cores=f"{psutil.cpu_count()} cores, {on}",
         kernel=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions={name: version(name) for name in _PACKAGES},

@@ -73,7 +73,7 @@ def as_object(machine: Machine, found: Sequence[Figure], idle: Sequence[Idle]) -
 def show(console: Console, machine: Machine, found: Sequence[Figure], idle: Sequence[Idle]) -> None:
     """Print the machine and the tables."""
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
-    console.print(f"{machine.cpu}, {machine.cores} cores, {machine.kernel}", soft_wrap=True)
+    console.print(f"{machine.cpu}, {machine.cores}, {machine.kernel}", soft_wrap=True)
     console.print(f"Python {machine.python}, {versions}", soft_wrap=True)
     if found:
         console.print(_throughput(found))
