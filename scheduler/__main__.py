@@ -2,7 +2,7 @@
 
 import sys
 
-from scheduler.clock import Clock, DatabaseClock, firing, relaying, repairing
+from scheduler.clock import Clock, DatabaseClock, firing, relaying, repairing, republishing
 from worker.database import MIGRATION_WITHIN_S, await_schema, engine
 from worker.errors import MirrorpostError
 from worker.log import configure_logging
@@ -21,7 +21,12 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - the line for whoever started it
         return 1
     clock = DatabaseClock()
-    passes = [firing(database, clock), relaying(database, clock), repairing(database, resolver)]
+    passes = [
+        firing(database, clock),
+        relaying(database, clock),
+        republishing(database),
+        repairing(database, resolver),
+    ]
     Clock(passes).run()
     database.dispose()
     return 0

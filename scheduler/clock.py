@@ -28,6 +28,7 @@ from resolvers import IdentityResolverProtocol
 from scheduler.fire import fire_due
 from scheduler.mirror_repair import repair_mirrors
 from scheduler.relay import relay
+from scheduler.republish import republish
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +40,8 @@ TICK_S = 0.9
 _AGAIN_S = 0.1
 #: Seconds between looks for mirrors that are missing.
 _REPAIR_S = 5.0
+#: Seconds between looks for what the broker lost.
+_REPUBLISH_S = 2.0
 #: Batches of due schedules in one tick, so that the relay has its turn.
 _BATCHES = 20
 
@@ -178,13 +181,23 @@ def relaying(engine: Engine, clock: DatabaseClock) -> Pass:
 
 
 def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:
-    """Give the pass that writes missing mirrors, once in `_REPAIR_S`."""
+    """Give the pass that writes missing mirrors."""
+    return Pass("repair_mirrors", _every(_REPAIR_S, lambda: repair_mirrors(engine, resolver)))
+
+
+def republishing(engine: Engine) -> Pass:
+    """Give the pass that publishes again what the broker lost."""
+    return Pass("republish", _every(_REPUBLISH_S, lambda: republish(engine)))
+
+
+def _every(seconds: float, duty: Callable[[], object]) -> Callable[[], None]:
+    """Do a duty in a tick only when so many seconds have passed."""
     again = 0.0
 
     def run() -> None:
         nonlocal again
         if time.monotonic() >= again:
-            again = time.monotonic() + _REPAIR_S
-            repair_mirrors(engine, resolver)
+            again = time.monotonic() + seconds
+            duty()
 
-    return Pass("repair_mirrors", run)
+    return run

@@ -7,7 +7,7 @@ marked and the relay publishes them later.
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from kombu.exceptions import KombuError
@@ -16,6 +16,9 @@ from sqlalchemy import Engine
 
 from worker.due import mark_unpublished
 from worker.lanes import Lane
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 _log = structlog.get_logger(__name__)
 
@@ -33,14 +36,28 @@ class Publishable(Protocol):
 
 
 @cache
-def _send_task():  # type: ignore[no-untyped-def]
+def _app() -> Celery:
     # Imported late: a producer's process pays for Celery only when it publishes.
-    import worker.celery  # noqa: F401 - makes the application the current one
-    from worker.tasks import send
+    from worker.celery import app
 
     # Without this a producer waits 4 s and more for a broker that is away.
-    send.app.conf.broker_transport_options["max_retries"] = 0
-    return send
+    app.conf.broker_transport_options["max_retries"] = 0
+    return app
+
+
+def waiting(lane: Lane) -> int | None:
+    """Give how many tasks of a lane wait at the broker, `None` while it cannot be asked."""
+    try:
+        with _app().connection_for_write() as connection:
+            try:
+                with connection.channel() as channel:
+                    return int(channel.queue_declare(lane.queue, passive=True).message_count)
+            except connection.channel_errors:
+                # There is no such queue yet, or no longer.
+                return 0
+    except (KombuError, RedisError, OSError) as error:
+        _log.warning("broker_unreachable", error=type(error).__name__)
+        return None
 
 
 def publish(engine: Engine, deliveries: Sequence[Publishable]) -> int:
@@ -66,12 +83,14 @@ def publish(engine: Engine, deliveries: Sequence[Publishable]) -> int:
 
 def _publish(lane: Lane, chunks: Sequence[Sequence[str]]) -> int:
     """Publish until the broker fails; give how many chunks it took."""
-    task = _send_task()
+    app = _app()
     try:
-        with task.app.producer_or_acquire() as producer:
+        with app.producer_or_acquire() as producer:
             for done, ids in enumerate(chunks):
                 try:
-                    task.apply_async(args=[ids], queue=lane.queue, producer=producer)
+                    app.send_task(
+                        "mirrorpost.send", args=[ids], queue=lane.queue, producer=producer
+                    )
                 except (KombuError, RedisError, OSError) as error:
                     _log.warning("broker_unreachable", error=type(error).__name__)
                     return done

@@ -1,7 +1,7 @@
 """What the relay asks of the outbox: due rows, lost leases, unpublished rows, expired ones.
 
 Part of the outbox: writes the state by `worker.states`. Cheap when nothing is to be done:
-`next_duty_ms` is four look-ups at the edge of an index.
+`next_duty` is four look-ups at the edge of an index.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from worker.backoff import MAX_ATTEMPTS
 from worker.database import NOW_MS
 from worker.lanes import Lane
 
-#: Milliseconds after which a published row that did not move is published again.
-REPUBLISH_MS = 30_000
+#: Milliseconds after which a published row that did not move may be published again.
+STALE_MS = 5_000
 #: Rows of one pass.
 BATCH = 2_000
 
@@ -43,7 +43,6 @@ def _duty(dialect: str) -> TextClause:
         SELECT {NOW_MS[dialect]},
           (SELECT min(due_ms) FROM delivery WHERE state IN ('scheduled', 'retrying')),
           (SELECT min(lease_until_ms) FROM delivery WHERE state = 'sending'),
-          (SELECT min(published_ms) FROM delivery WHERE state = 'queued') + {REPUBLISH_MS},
           (SELECT min(published_ms) FROM delivery WHERE state = 'queued' AND published_ms = 0),
           (SELECT min(expires_ms) FROM delivery WHERE expires_ms IS NOT NULL
              AND state IN ('scheduled', 'queued', 'retrying', 'held'))
@@ -79,10 +78,29 @@ def queue_due(connection: Connection) -> list[ToPublish]:
 
 
 def queue_unpublished(connection: Connection) -> list[ToPublish]:
-    """Give what is queued and was not published, or long ago: the broker may have lost it."""
+    """Give what is queued and was not published, because the broker was away."""
+    return _queued(connection, "state = 'queued' AND published_ms = 0 ORDER BY id", "")
+
+
+def is_stale(connection: Connection) -> bool:
+    """Tell whether something was published a while ago and did not move."""
+    now = NOW_MS[connection.dialect.name]
+    return bool(
+        connection.execute(
+            text(
+                "SELECT (SELECT min(published_ms) FROM delivery WHERE state = 'queued') "
+                f"<= {now} - {STALE_MS}"
+            )
+        ).scalar()
+    )
+
+
+def queue_stale(connection: Connection, lane: Lane) -> list[ToPublish]:
+    """Give a lane's rows that were published a while ago and did not move."""
     return _queued(
         connection,
-        f"state = 'queued' AND published_ms <= {{now}} - {REPUBLISH_MS} ORDER BY published_ms",
+        f"state = 'queued' AND lane = '{lane.value}' AND published_ms <= {{now}} - {STALE_MS} "
+        "ORDER BY due_ms, id",
         "",
     )
 

@@ -1,18 +1,21 @@
 """The life of a worker process: what Celery's signals begin and end."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import structlog
 
 from worker.database import MIGRATION_WITHIN_S, await_schema, engine
 from worker.errors import MirrorpostError
 from worker.log import configure_logging
-from worker.runtime import Runtime
 from worker.settings import settings
+
+if TYPE_CHECKING:
+    from worker.runtime import Runtime
 
 _log = structlog.get_logger(__name__)
 
-_runtime: Runtime | None = None
+_runtime: "Runtime | None" = None
 
 
 def begin_logging(**_: object) -> None:
@@ -41,6 +44,9 @@ def prepare(**_: object) -> None:
 def begin(**_: object) -> None:
     """Start the runtime of a forked child."""
     global _runtime  # noqa: PLW0603 - one a process, made after the fork
+    # Imported here: whoever only publishes imports the application too.
+    from worker.runtime import Runtime
+
     _runtime = Runtime()
 
 
@@ -52,7 +58,7 @@ def end(**_: object) -> None:
         stopping.stop()
 
 
-def runtime() -> Runtime:
+def runtime() -> "Runtime":
     """Give this process's runtime, made at once where no signal announced the process."""
     if _runtime is None:
         begin()

@@ -233,9 +233,11 @@ def test_a_second_signal_ends_up_at_once(home: Home) -> None:
     up = home.up()
     is_up(home)
     below = descendants(up)
+    # It would keep a polite end waiting until its grace is over.
+    head_of(up, "worker_main").suspend()
 
     up.send_signal(signal.SIGINT)
-    home.has_printed("Soft Shutdown")
+    home.has_printed("stopping")
     up.send_signal(signal.SIGINT)
 
     assert up.wait(timeout=6) == 0

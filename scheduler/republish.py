@@ -1,0 +1,37 @@
+"""Republish: what the broker lost is told to the workers again.
+
+One pass; ticked by the clock. A row that was published and did not move is either lost or
+waits behind others. Only where the lane's queue is empty is it lost: while workers are down,
+nothing piles up at the broker.
+"""
+
+import structlog
+from sqlalchemy import Engine
+
+from scheduler.publish import publish, waiting
+from worker.database import reading
+from worker.due import BATCH, is_stale, queue_stale
+from worker.lanes import Lane
+
+_log = structlog.get_logger(__name__)
+
+
+def republish(engine: Engine) -> int:
+    """Publish again what was lost; give how many deliveries."""
+    with reading(engine) as connection:
+        if not is_stale(connection):
+            return 0
+    lost = sum(_republish(engine, lane) for lane in Lane if waiting(lane) == 0)
+    if lost:
+        _log.info("published_again", deliveries=lost)
+    return lost
+
+
+def _republish(engine: Engine, lane: Lane) -> int:
+    lost = 0
+    while True:
+        with engine.begin() as connection:
+            rows = queue_stale(connection, lane)
+        lost += publish(engine, rows)
+        if len(rows) < BATCH:
+            return lost
