@@ -36,7 +36,7 @@ class Publishable(Protocol):
 
 
 @cache
-def _app() -> Celery:
+def _app() -> "Celery":
     # Imported late: a producer's process pays for Celery only when it publishes.
     from worker.celery import app
 
