@@ -41,6 +41,7 @@ TOKENS = {
 _PRODUCER = """
 import json, sys
 import scheduler
+print("ready", flush=True)
 for line in sys.stdin:
     function, fields = json.loads(line)
     accepted = getattr(scheduler, function)(**fields)
@@ -171,16 +172,7 @@ class Site:
 
     def _call(self, function: str, fields: Mapping[str, object]) -> list[str]:
         if self._producer is None:
-            with (self.folder / "producer.log").open("ab") as log:
-                self._producer = subprocess.Popen(
-                    [sys.executable, "-c", _PRODUCER],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=self.env,
-                    cwd=self.cwd,
-                    text=True,
-                )
+            self._producer = self._start_producer()
         assert self._producer.stdin is not None
         assert self._producer.stdout is not None
         self._producer.stdin.write(json.dumps([function, fields]) + "\n")
@@ -189,6 +181,22 @@ class Site:
         assert line, (self.folder / "producer.log").read_text()
         ids: list[str] = json.loads(line)
         return ids
+
+    def _start_producer(self) -> "subprocess.Popen[str]":
+        log = self.folder / "producer.log"
+        with log.open("ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _PRODUCER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=self.env,
+                cwd=self.cwd,
+                text=True,
+            )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", log.read_text()
+        return process
 
     def delivery(self, id_: str) -> DeliveryRow:
         """Give a delivery's row."""
@@ -283,19 +291,22 @@ class Running:
 
 @contextmanager
 def running_site(
-    request: pytest.FixtureRequest, variables: Mapping[str, str] | None = None
+    request: pytest.FixtureRequest, database: str, variables: Mapping[str, str] | None = None
 ) -> Iterator[Site]:
     """Make an installation with a sandbox and nothing else running; take it down afterwards.
 
-    The fixture's parameter names the database, `sqlite` or `postgresql`. The session's Redis
-    is emptied: one site at a time.
+    The session's Redis is emptied: one site at a time.
+
+    Args:
+        database: `sqlite`, a file in the site's folder, or `postgresql`.
+        variables: For all of its processes, over what a site has by itself.
     """
     redis_url: str = request.getfixturevalue("redis_server_url")
     flush_redis(redis_url)
     folder = short_folder("site-")
     with ExitStack() as stack:
         database_url = f"sqlite:///{folder / 'mirrorpost.db'}"
-        if request.param == "postgresql":
+        if database == "postgresql":
             server_url = request.getfixturevalue("postgres_server_url")
             database_url = stack.enter_context(empty_database(server_url))
         stack.callback(remove_folder, folder)

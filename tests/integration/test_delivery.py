@@ -14,7 +14,7 @@ _chats = count(1_000_001)
 
 @pytest.fixture(scope="module", params=DATABASES)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    with running_site(request) as site, site.worker(), site.scheduler():
+    with running_site(request, request.param) as site, site.worker(), site.scheduler():
         yield site
 
 

@@ -25,7 +25,7 @@ _ALLOW = {"sqlite": "DROP TRIGGER refuse", "postgresql": "DROP TRIGGER refuse ON
 
 @pytest.fixture(params=DATABASES)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    with running_site(request) as site:
+    with running_site(request, request.param) as site:
         yield site
 
 
