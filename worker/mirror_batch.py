@@ -1,7 +1,7 @@
 """Mirror: what was sent, into the histories of those it was sent to.
 
-Called inside the settling transaction, behind a savepoint: a mirror that fails is logged and
-marked on its row, and never undoes what was settled.
+Called inside the settling transaction: a mirror that fails is logged and marked on its row,
+and never undoes what was settled.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,42 @@ from worker.verdict import Settlement
 _log = structlog.get_logger(__name__)
 
 
-def mirror_sent(connection: Connection, sent: Sequence[tuple[Claimed, Settlement]]) -> None:
-    """Append the sent messages to their histories, or mark those that could not be."""
-    resolved = [(c, s) for c, s in sent if s.place.unified_user is not None]
-    if not resolved:
+class MirrorRefusedError(Exception):
+    """A mirror of the batch cannot be written; nothing of the transaction may be kept."""
+
+
+def mirror_sent(
+    connection: Connection, sent: Sequence[tuple[Claimed, Settlement]], *, singly: bool
+) -> None:
+    """Append the sent messages to their histories.
+
+    At first all at once, which is two round trips cheaper than behind a savepoint. When that
+    raises, the caller rolls back and comes again with `singly`: then each stands behind a
+    savepoint of its own, and what cannot be written is marked on its row.
+
+    Raises:
+        MirrorRefusedError: Not with `singly`.
+    """
+    rows = [_mirror(c, s) for c, s in sent if s.place.unified_user is not None]
+    if not rows:
         return
-    rows = [_mirror(claim, settlement) for claim, settlement in resolved]
-    if _inserted(connection, rows):
+    if not singly:
+        try:
+            insert_mirrors(connection, rows)
+        except SQLAlchemyError as error:
+            raise MirrorRefusedError from error
         return
-    failed = [row.delivery_id for row in rows if not _inserted(connection, [row])]
+    failed = [row.delivery_id for row in rows if not _inserted(connection, row)]
     if failed:
-        _log.warning("mirror_failed", deliveries=failed)
         mark_mirror_failed(connection, [id_ for id_ in failed if id_ is not None])
 
 
-def _inserted(connection: Connection, rows: Sequence[Mirror]) -> bool:
+def _inserted(connection: Connection, row: Mirror) -> bool:
     try:
         with connection.begin_nested():
-            insert_mirrors(connection, rows)
+            insert_mirrors(connection, [row])
     except SQLAlchemyError as error:
-        _log.warning("mirror_refused", error=type(error).__name__, rows=len(rows))
+        _log.warning("mirror_failed", delivery=row.delivery_id, error=type(error).__name__)
         return False
     return True
 

@@ -56,6 +56,7 @@ _SETTLE = {
     "unified_user": "text",
     "mirror": "text",
 }
+#: The error's text is the delivery's last and the attempt's own.
 _ATTEMPT = {
     "id": "text",
     "attempt": "integer",
@@ -288,16 +289,30 @@ def settle(connection: Connection, settlements: Sequence[Settlement], *, owner: 
     ).decode()
     dialect = connection.dialect.name
     settled = connection.execute(_settle_statement(dialect), {"rows": rows}).scalars().all()
-    connection.execute(_attempt_statement(dialect), {"rows": rows})
+    if dialect == "sqlite":
+        connection.execute(_attempt_statement(), {"rows": rows})
     return set(settled)
 
 
 @cache
 def _settle_statement(dialect: str) -> TextClause:
     now = NOW_MS[dialect]
-    # The state is spelled so for the same reason as in a claim by ids.
+    if dialect == "sqlite":
+        return text(_update(now, f"({rows_from_json(dialect, _SETTLE)}) AS r"))
+    # One round trip for both: a statement on PostgreSQL costs more waiting than work.
     return text(
         f"""
+        WITH r AS MATERIALIZED ({rows_from_json(dialect, {**_SETTLE, **_ATTEMPT})}),
+        tried AS ({_record("r")}),
+        settled AS ({_update(now, "r")})
+        SELECT id FROM settled
+        """
+    )
+
+
+def _update(now: str, rows: str) -> str:
+    # The state is spelled so for the same reason as in a claim by ids.
+    return f"""
         UPDATE delivery SET state = r.state,
             due_ms = CASE WHEN r.delay_ms IS NULL THEN delivery.due_ms
                      ELSE {now} + r.delay_ms END,
@@ -309,26 +324,27 @@ def _settle_statement(dialect: str) -> TextClause:
             mirror = r.mirror, lease_until_ms = NULL, owner = NULL,
             ended_ms = CASE WHEN r.state IN ('sent', 'failed', 'expired', 'suppressed', 'unknown')
                        THEN {now} END
-        FROM ({rows_from_json(dialect, _SETTLE)}) AS r
+        FROM {rows}
         WHERE delivery.id = r.id AND delivery.attempt = r.attempt
             AND delivery.state || '' = 'sending'
         RETURNING delivery.id
         """
-    )
 
 
 @cache
-def _attempt_statement(dialect: str) -> TextClause:
-    return text(
-        f"""
+def _attempt_statement() -> TextClause:
+    return text(_record(f"({rows_from_json('sqlite', _ATTEMPT)}) AS r"))
+
+
+def _record(rows: str) -> str:
+    return f"""
         INSERT INTO attempt (delivery_id, attempt, owner, started_ms, took_ms, outcome, code,
             http_status, retry_after_ms, text)
         SELECT id, attempt, owner, started_ms, took_ms, outcome, code, http_status,
             retry_after_ms, error_text
-        FROM ({rows_from_json(dialect, _ATTEMPT)}) AS r WHERE outcome IS NOT NULL
+        FROM {rows} WHERE outcome IS NOT NULL
         ON CONFLICT (delivery_id, attempt) DO NOTHING
         """
-    )
 
 
 def give_back(connection: Connection, claimed: Sequence[tuple[str, int]]) -> None:

@@ -1,16 +1,18 @@
 """The pipeline: claim, resolve, permit, send, settle, mirror; many rows at once.
 
-One `Drain` a worker process, on one event loop. Celery tasks hand it ids and wait; it claims
-ahead of its senders, and one short transaction a turn settles and mirrors what came back and
-claims what is next. While it is busy it also takes queued rows that no task has named yet,
-so the senders never idle between two tasks.
+One `Drain` a worker process, on one event loop. Celery tasks hand it ids and wait until they
+are claimed: from there on the lease keeps them, and a platform that hangs holds up no task
+and so nobody else's delivery. It claims ahead of its senders, and one short transaction a
+turn settles and mirrors what came back and claims what is next. While it is busy it also
+takes queued rows that no task has named yet, so the senders never idle between two tasks.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,7 +25,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from resolvers import IdentityResolverProtocol
 from worker import outbox
 from worker.http import Client
-from worker.mirror_batch import mirror_sent
+from worker.mirror_batch import MirrorRefusedError, mirror_sent
 from worker.pauses import Pauses
 from worker.platforms.base import Dedup
 from worker.resolve import Resolved, resolve
@@ -86,8 +88,9 @@ class Drain:
         self._bots = bots
         self._owner = owner
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._connection: Connection | None = None
         self._asked: dict[str, _Asked] = {}
-        self._held: dict[str, _Asked | None] = {}
+        self._held: set[str] = set()
         self._ready: asyncio.Queue[Resolved] = asyncio.Queue()
         self._finished: list[Finished] = []
         self._bell = asyncio.Event()
@@ -101,7 +104,7 @@ class Drain:
         self._tasks.append(asyncio.create_task(self._pump()))
 
     async def deliver(self, ids: Sequence[str]) -> None:
-        """Deliver these rows; return when each was tried and settled, or is not ours to try."""
+        """Deliver these rows; return when each is claimed, or is not ours to try."""
         fresh = [i for i in dict.fromkeys(ids) if i not in self._asked and i not in self._held]
         if not fresh or self._stopping:
             return
@@ -119,8 +122,7 @@ class Drain:
             waiting.append(self._ready.get_nowait())
         if waiting:
             await self._in_database(self._give_back, waiting)
-            for each in waiting:
-                self._release(each.claim.id)
+            self._held.difference_update(each.claim.id for each in waiting)
         try:
             async with asyncio.timeout(within_s):
                 while self._held:
@@ -131,6 +133,7 @@ class Drain:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._in_database(self._disconnect)
         self._database.shutdown(wait=True)
 
     async def _pump(self) -> None:
@@ -158,8 +161,7 @@ class Drain:
         except SQLAlchemyError as error:
             await self._settle_singly(finished, error)
             return True
-        for each in finished:
-            self._release(each.settlement.id)
+        self._held.difference_update(each.settlement.id for each in finished)
         if claims:
             self._take(ids, claimed)
             await self._permit(claimed)
@@ -185,23 +187,17 @@ class Drain:
 
     def _take(self, ids: list[str], claimed: list[Resolved]) -> None:
         self._more = len(claimed) >= _CHUNK
-        for each in claimed:
-            self._held[each.claim.id] = self._asked.pop(each.claim.id, None)
-        # What was asked for and not claimed is ended, not due, or somebody else's.
+        self._held.update(each.claim.id for each in claimed)
+        # What was asked for is claimed now, or is ended, not due, or somebody else's.
         self._forget(ids)
 
     def _forget(self, ids: Sequence[str]) -> None:
         for id_ in ids:
-            self._count_down(self._asked.pop(id_, None))
-
-    def _release(self, delivery_id: str) -> None:
-        self._count_down(self._held.pop(delivery_id, None))
-
-    def _count_down(self, asked: _Asked | None) -> None:
-        if asked is not None:
-            asked.left -= 1
-            if asked.left == 0:
-                asked.done.set()
+            asked = self._asked.pop(id_, None)
+            if asked is not None:
+                asked.left -= 1
+                if asked.left == 0:
+                    asked.done.set()
 
     async def _permit(self, resolved: Sequence[Resolved]) -> None:
         """Hand over what may go now; what has to wait gets a time in its row."""
@@ -275,20 +271,10 @@ class Drain:
     def _transact(
         self, finished: Sequence[Finished], ids: Sequence[str], limit: int
     ) -> list[Resolved]:
-        claimed: list[outbox.Claimed] = []
-        # An answer takes at most the timeout, and settling it needs a margin of as much.
-        send_by = time.monotonic() + LEASE_S - 2 * HTTP_TIMEOUT_S
-        with self._engine.begin() as connection:
-            self._settle(connection, finished)
-            if limit:
-                claimed = outbox.claim(
-                    connection,
-                    owner=self._owner,
-                    lease_ms=int(LEASE_S * 1000),
-                    send_by=send_by,
-                    limit=limit,
-                    ids=ids,
-                )
+        try:
+            claimed = self._commit(finished, ids, limit, singly=False)
+        except MirrorRefusedError:
+            claimed = self._commit(finished, ids, limit, singly=True)
         if not claimed:
             return []
         return resolve(
@@ -298,20 +284,58 @@ class Drain:
             has_credential=lambda name: self._bots.get(name)[0] is not None,
         )
 
-    def _settle(self, connection: Connection, finished: Sequence[Finished]) -> None:
+    def _commit(
+        self, finished: Sequence[Finished], ids: Sequence[str], limit: int, *, singly: bool
+    ) -> list[outbox.Claimed]:
+        # An answer takes at most the timeout, and settling it needs a margin of as much.
+        send_by = time.monotonic() + LEASE_S - 2 * HTTP_TIMEOUT_S
+        with self._transaction() as connection:
+            self._settle(connection, finished, singly=singly)
+            if not limit:
+                return []
+            return outbox.claim(
+                connection,
+                owner=self._owner,
+                lease_ms=int(LEASE_S * 1000),
+                send_by=send_by,
+                limit=limit,
+                ids=ids,
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Give a transaction on the drain's own connection, made anew after a failure.
+
+        A connection of the pool's would be tried with a round trip each time.
+        """
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _settle(
+        self, connection: Connection, finished: Sequence[Finished], *, singly: bool
+    ) -> None:
         settlements = [each.settlement for each in finished]
         settled = outbox.settle(connection, settlements, owner=self._owner)
         if len(settled) < len(settlements):
             fenced = [s.id for s in settlements if s.id not in settled]
             _log.warning("settle_fenced", deliveries=fenced)
-        mirror_sent(
-            connection,
-            [
-                (each.resolved.claim, each.settlement)
-                for each in finished
-                if each.settlement.state is State.SENT and each.settlement.id in settled
-            ],
-        )
+        sent = [
+            (each.resolved.claim, each.settlement)
+            for each in finished
+            if each.settlement.state is State.SENT and each.settlement.id in settled
+        ]
+        mirror_sent(connection, sent, singly=singly)
 
     async def _settle_singly(self, finished: Sequence[Finished], error: Exception) -> None:
         """Settle one by one after a batch was refused; the lease ends what cannot be written."""
@@ -323,12 +347,12 @@ class Drain:
                 _log.error(
                     "settle_refused", delivery=each.settlement.id, error=type(refused).__name__
                 )
-            self._release(each.settlement.id)
+            self._held.discard(each.settlement.id)
         if not finished:
             await asyncio.sleep(_DATABASE_RETRY_S)
 
     def _give_back(self, waiting: Sequence[Resolved]) -> None:
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             outbox.give_back(connection, [(r.claim.id, r.claim.attempt) for r in waiting])
 
 

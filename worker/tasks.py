@@ -20,7 +20,7 @@ from worker.settings import settings
 
 _log = structlog.get_logger(__name__)
 
-#: Seconds that a task waits for its rows; what is not done then goes on in the drain.
+#: Seconds that a task waits until its rows are claimed; the drain goes on with the rest.
 _WAIT_S = 100.0
 #: The fields of `mirrorpost.deliver`.
 _FIELDS = frozenset(
