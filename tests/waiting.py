@@ -10,8 +10,14 @@ Value = TypeVar("Value")
 POLL_S = 0.015
 
 
-def wait_until(condition: Callable[[], Value], timeout_s: float = 10.0, what: str = "") -> Value:
-    """Give the first truthy answer of `condition`.
+def wait_until(
+    condition: Callable[[], Value],
+    timeout_s: float = 10.0,
+    what: str = "",
+    *,
+    poll_s: float = POLL_S,
+) -> Value:
+    """Give the first truthy answer of `condition`, asked for every `poll_s` seconds.
 
     Raises:
         AssertionError: After `timeout_s` seconds, with `what` was waited for.
@@ -24,4 +30,4 @@ def wait_until(condition: Callable[[], Value], timeout_s: float = 10.0, what: st
         if time.monotonic() >= deadline:
             name = what or getattr(condition, "__name__", repr(condition))
             raise AssertionError(f"waited {timeout_s:g} s in vain for: {name}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)

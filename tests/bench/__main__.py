@@ -33,6 +33,7 @@ _CONTENDERS = {
 }
 #: Not a contender: the single message and the idle system.
 _IDLE = "idle"
+_WIDTH = 110
 
 
 def main() -> int:
@@ -61,7 +62,8 @@ def main() -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(as_object(machine, found, idle), indent=2) + "\n")
     else:
-        show(Console(), machine, found, idle)
+        # Into a file or a pipe rich would cut the tables to 80 columns.
+        show(Console(width=None if sys.stdout.isatty() else _WIDTH), machine, found, idle)
     return 0
 
 

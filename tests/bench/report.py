@@ -83,7 +83,7 @@ def show(console: Console, machine: Machine, found: Sequence[Figure], idle: Sequ
 
 def _throughput(found: Sequence[Figure]) -> Table:
     table = Table(title=f"Throughput: medians of {found[0].runs} interleaved runs")
-    table.add_column("contender")
+    table.add_column("contender", no_wrap=True)
     for name in ("messages", "msg/s", "of raw_httpx", "CPU ms/msg", "usual's CPU /", "enqueue ms"):
         table.add_column(name, justify="right")
     for each in found:
