@@ -10,29 +10,26 @@ takes queued rows that no task has named yet, so the senders never idle between 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import ParamSpec, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
-from worker import outbox
 from worker.http import Client
-from worker.mirror_batch import MirrorRefusedError, mirror_sent
 from worker.pauses import Pauses
 from worker.platforms.base import Dedup
-from worker.resolve import Resolved, resolve
+from worker.resolve import Resolved
 from worker.send import Bots, send
-from worker.settings import HTTP_TIMEOUT_S, LEASE_S
 from worker.states import State
 from worker.taxonomy import ErrorKind, Failure
+from worker.turn import Finished, Turns
 from worker.verdict import Settlement, judge
 
 _log = structlog.get_logger(__name__)
@@ -60,14 +57,6 @@ class _Asked:
     done: asyncio.Event
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """One delivery with what came of it, not committed yet."""
-
-    resolved: Resolved
-    settlement: Settlement
-
-
 class Drain:
     """Deliver what is asked for; `start` and use it on one loop."""
 
@@ -81,14 +70,11 @@ class Drain:
         bots: Bots,
         owner: str,
     ) -> None:
-        self._engine = engine
-        self._resolver = resolver
         self._client = client
         self._pauses = pauses
         self._bots = bots
-        self._owner = owner
+        self._turns = Turns(engine=engine, resolver=resolver, bots=bots, owner=owner)
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
-        self._connection: Connection | None = None
         self._asked: dict[str, _Asked] = {}
         self._held: set[str] = set()
         self._ready: asyncio.Queue[Resolved] = asyncio.Queue()
@@ -121,7 +107,7 @@ class Drain:
         while not self._ready.empty():
             waiting.append(self._ready.get_nowait())
         if waiting:
-            await self._in_database(self._give_back, waiting)
+            await self._in_database(self._turns.give_back, waiting)
             self._held.difference_update(each.claim.id for each in waiting)
         try:
             async with asyncio.timeout(within_s):
@@ -133,7 +119,7 @@ class Drain:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._in_database(self._disconnect)
+        await self._in_database(self._turns.close)
         self._database.shutdown(wait=True)
 
     async def _pump(self) -> None:
@@ -152,7 +138,9 @@ class Drain:
         finished, self._finished = self._finished, []
         ids = list(islice(self._asked, room)) if claims else []
         try:
-            claimed = await self._in_database(self._transact, finished, ids, room if claims else 0)
+            claimed = await self._in_database(
+                self._turns.take, finished, ids, room if claims else 0
+            )
         except (OperationalError, InterfaceError) as error:
             _log.warning("database_unreachable", error=type(error).__name__)
             self._finished = finished + self._finished
@@ -268,81 +256,12 @@ class Drain:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._database, partial(function, *arguments, **named))
 
-    def _transact(
-        self, finished: Sequence[Finished], ids: Sequence[str], limit: int
-    ) -> list[Resolved]:
-        try:
-            claimed = self._commit(finished, ids, limit, singly=False)
-        except MirrorRefusedError:
-            claimed = self._commit(finished, ids, limit, singly=True)
-        if not claimed:
-            return []
-        return resolve(
-            claimed,
-            engine=self._engine,
-            resolver=self._resolver,
-            has_credential=lambda name: self._bots.get(name)[0] is not None,
-        )
-
-    def _commit(
-        self, finished: Sequence[Finished], ids: Sequence[str], limit: int, *, singly: bool
-    ) -> list[outbox.Claimed]:
-        # An answer takes at most the timeout, and settling it needs a margin of as much.
-        send_by = time.monotonic() + LEASE_S - 2 * HTTP_TIMEOUT_S
-        with self._transaction() as connection:
-            self._settle(connection, finished, singly=singly)
-            if not limit:
-                return []
-            return outbox.claim(
-                connection,
-                owner=self._owner,
-                lease_ms=int(LEASE_S * 1000),
-                send_by=send_by,
-                limit=limit,
-                ids=ids,
-            )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """Give a transaction on the drain's own connection, made anew after a failure.
-
-        A connection of the pool's would be tried with a round trip each time.
-        """
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        try:
-            with self._connection.begin():
-                yield self._connection
-        except BaseException:
-            self._disconnect()
-            raise
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _settle(
-        self, connection: Connection, finished: Sequence[Finished], *, singly: bool
-    ) -> None:
-        settlements = [each.settlement for each in finished]
-        settled = outbox.settle(connection, settlements, owner=self._owner)
-        if len(settled) < len(settlements):
-            fenced = [s.id for s in settlements if s.id not in settled]
-            _log.warning("settle_fenced", deliveries=fenced)
-        sent = [
-            (each.resolved.claim, each.settlement)
-            for each in finished
-            if each.settlement.state is State.SENT and each.settlement.id in settled
-        ]
-        mirror_sent(connection, sent, singly=singly)
-
     async def _settle_singly(self, finished: Sequence[Finished], error: Exception) -> None:
         """Settle one by one after a batch was refused; the lease ends what cannot be written."""
         _log.error("settle_refused", error=type(error).__name__, deliveries=len(finished))
         for each in finished:
             try:
-                await self._in_database(self._transact, [each], [], 0)
+                await self._in_database(self._turns.take, [each], [], 0)
             except SQLAlchemyError as refused:
                 _log.error(
                     "settle_refused", delivery=each.settlement.id, error=type(refused).__name__
@@ -350,10 +269,6 @@ class Drain:
             self._held.discard(each.settlement.id)
         if not finished:
             await asyncio.sleep(_DATABASE_RETRY_S)
-
-    def _give_back(self, waiting: Sequence[Resolved]) -> None:
-        with self._transaction() as connection:
-            outbox.give_back(connection, [(r.claim.id, r.claim.attempt) for r in waiting])
 
 
 def _not_now(resolved: Resolved, seconds: float, why: str) -> Settlement:
