@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-#: Seconds that a round of processes gets to end by itself: a worker's soft shutdown takes 8.
+#: Seconds that a round of processes gets to end by itself: a worker with sends takes up to 9.
 GRACE_S = 10.0
 _POLL_S = 0.05
 #: Announces its own process id and round through what is its input, then becomes the program.

@@ -3,12 +3,14 @@
 Queues, settings and process signals. What a task does is in `worker.tasks`. The reasons for
 the settings are failures that were seen: each loses, doubles or stalls something without it.
 Start it with `REMAP_SIGTERM=SIGQUIT` in the environment, as the Procfile does, so that SIGTERM
-asks for the soft shutdown, which ends in time; Celery reads it before it reads this module.
+ends the children at once, which finish what is under way and give back the rest, instead of
+waiting for a bulk task; Celery reads it before it reads this module.
 """
 
 from celery import Celery
 from celery.signals import (
     setup_logging,
+    task_prerun,
     worker_init,
     worker_process_init,
     worker_process_shutdown,
@@ -70,7 +72,6 @@ app.conf.update(
     worker_max_memory_per_child=500_000,
     worker_proc_alive_timeout=60,
     worker_cancel_long_running_tasks_on_connection_loss=True,
-    worker_soft_shutdown_timeout=8,
     worker_send_task_events=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
@@ -80,4 +81,5 @@ app.conf.update(
 setup_logging.connect(process.begin_logging)
 worker_init.connect(process.prepare)
 worker_process_init.connect(process.begin)
+task_prerun.connect(process.end_once)
 worker_process_shutdown.connect(process.end)

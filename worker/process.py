@@ -1,6 +1,9 @@
 """The life of a worker process: what Celery's signals begin and end."""
 
 import logging
+import signal
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 import structlog
@@ -48,6 +51,22 @@ def begin(**_: object) -> None:
     from worker.runtime import Runtime
 
     _runtime = Runtime()
+
+
+def end_once(**_: object) -> None:
+    """Let one SIGTERM end this child in order, and no further one in the middle of that.
+
+    Celery ends a child whose task is under way with several at once; its own handler leaves
+    the default after the first, which kills, and messages under way would be in doubt. That
+    handler is put in place after the child's start, so this one is before a task.
+    """
+
+    def leave(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(0)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)
 
 
 def end(**_: object) -> None:

@@ -26,7 +26,7 @@ from worker.settings import Settings, settings
 
 #: Seconds for connecting to Redis and for each answer of it.
 _REDIS_TIMEOUT_S = 2.0
-#: Seconds that a stop waits for sends under way; below the soft shutdown's.
+#: Seconds that a stop waits for sends under way; platforms kill after ten.
 _STOP_S = 7.0
 
 

@@ -6,7 +6,6 @@ from itertools import count
 
 import pytest
 
-from tests.waiting import wait_until
 from tests.workers import DATABASES, Site, running_site
 from worker.tables import DeliveryRow
 
@@ -223,15 +222,18 @@ def test_a_revoked_token_holds_what_needs_it(site: Site, platform: str) -> None:
     assert len(site.attempts(id_)) == 1
 
 
-def test_one_hanging_chat_holds_up_nobody_else(site: Site) -> None:
-    stuck, free = chat_on("slack"), chat_on("slack")
-    site.sandbox.fault("slack", stuck, "slow", times=1, seconds=3)
+def test_more_hanging_chats_than_processes_hold_up_nobody_else(site: Site) -> None:
+    stuck, free = [chat_on("slack") for _ in range(6)], chat_on("slack")
+    for chat in stuck:
+        site.sandbox.fault("slack", chat, "slow", times=1, seconds=4)
 
-    slow = site.enqueue(f"slack:{stuck}", "slowly")
-    wait_until(lambda: site.delivery(slow).state == "sending", what="the slow one under way")
+    slow = [site.enqueue(f"slack:{chat}", "slowly") for chat in stuck]
+    for id_ in slow:
+        site.reaches(id_, "sending", within_s=3)
     quick = [site.enqueue(f"slack:{free}", f"quick {n}") for n in range(5)]
 
     for id_ in quick:
+        site.reaches(id_, "sent", within_s=3)
+    assert {site.delivery(id_).state for id_ in slow} == {"sending"}
+    for id_ in slow:
         site.reaches(id_, "sent")
-    assert site.delivery(slow).state == "sending"
-    site.reaches(slow, "sent")
