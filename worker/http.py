@@ -18,7 +18,7 @@ import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
-from worker.platforms.addresses import forbidden_address
+from worker.platforms.addresses import forbidden_address, literal_address
 from worker.platforms.base import Request, Response
 from worker.settings import HTTP_TIMEOUT_S
 from worker.taxonomy import ErrorKind, Failure
@@ -29,6 +29,7 @@ _KEEPALIVE_S = 30.0
 _TIMEOUT: Mapping[str, float] = {"connect": _CONNECT_TIMEOUT_S, "read": HTTP_TIMEOUT_S}
 #: Bytes of an answer that are read; receipts and errors are far smaller.
 _MAX_ANSWER = 1_000_000
+_PRIVATE = Failure(ErrorKind.INVALID, "the address is private: name a public host")
 
 
 class PrivateAddress(OSError):
@@ -67,6 +68,7 @@ class Client:
     """
 
     def __init__(self, *, in_flight: int, allow_private: bool) -> None:
+        self._allow_private = allow_private
         self._open = _transport(in_flight, None)
         self._guarded = self._open if allow_private else _transport(in_flight, GuardedResolver())
 
@@ -76,9 +78,12 @@ class Client:
             return _print(request)
         transport = self._guarded if request.guarded else self._open
         try:
+            url = _url(request.url)
+            if request.guarded and not self._allow_private and _is_private_literal(url.host):
+                return _PRIVATE
             outgoing = httpx.Request(
                 request.method,
-                _url(request.url),
+                url,
                 headers=request.headers,
                 content=request.content,
                 extensions={"timeout": _TIMEOUT},
@@ -125,7 +130,7 @@ def not_answered(error: BaseException) -> Failure:
     if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(
         cause.os_error, PrivateAddress
     ):
-        return Failure(ErrorKind.INVALID, "the address is private: name a public host")
+        return _PRIVATE
     if isinstance(cause, aiohttp.InvalidURL):
         return Failure(ErrorKind.INVALID, "the address is not a URL")
     if isinstance(
@@ -149,6 +154,12 @@ def _transport(in_flight: int, resolver: AbstractResolver | None) -> AiohttpTran
         cookie_jar=aiohttp.DummyCookieJar(),
     )
     return transport
+
+
+def _is_private_literal(host: str) -> bool:
+    """Tell of a host that is an address, which is never resolved, whether it is private."""
+    address = literal_address(host)
+    return address is not None and forbidden_address(address)
 
 
 @lru_cache(maxsize=4096)

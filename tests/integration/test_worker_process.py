@@ -15,6 +15,8 @@ from tests.waiting import wait_until
 from tests.workers import DATABASES, TOKENS, Site, running_site
 from worker.lanes import Lane
 
+SECRET = "whsec_" + base64.b64encode(b"a key of thirty-two bytes, good.").decode()
+
 
 @pytest.fixture(params=DATABASES)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
@@ -196,6 +198,24 @@ def test_the_console_prints_in_the_workers_output(small_site: Site) -> None:
         worker.has_printed("[me] hello there\n")
         assert row.receipt == [row.id]
         assert [m.content for m in small_site.messages("console:me")] == ["hello there"]
+
+
+def test_a_worker_sends_no_webhook_to_a_private_address_that_slipped_past_the_door(
+    request: pytest.FixtureRequest,
+) -> None:
+    # Only the producer is allowed to, as with a name that began to lead inside later.
+    allowed = {"MIRRORPOST_WEBHOOK_SECRET": SECRET, "MIRRORPOST_WEBHOOK_ALLOW_PRIVATE": "1"}
+    with (
+        running_site(request, "sqlite", allowed) as site,
+        site.worker({"MIRRORPOST_WEBHOOK_ALLOW_PRIVATE": None}),
+    ):
+        port = site.sandbox.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "localhost", "127.1"):
+            id_ = site.enqueue(f"webhook:http://{host}:{port}/webhook/inside", "inside?")
+            row = site.reaches(id_, "failed")
+            assert row.error_kind == "invalid"
+            assert row.error_text == "the address is private: name a public host"
+        assert site.sandbox.accepted("webhook") == []
 
 
 def test_a_worker_killed_while_idle_leaves_no_child_behind(small_site: Site) -> None:
