@@ -5,6 +5,7 @@ from datetime import datetime
 from functools import cache
 
 from sqlalchemy import Engine, event
+from sqlalchemy.orm import SessionTransaction
 from sqlmodel import Session
 
 from scheduler.publish import publish
@@ -17,6 +18,8 @@ from worker.settings import settings
 
 #: Rows of one statement.
 _BATCH = 500
+#: What a session has to publish after its commit, in its `info`.
+_WAITING = "mirrorpost_waiting"
 
 
 @cache
@@ -84,28 +87,29 @@ def enqueue(
 
 
 def _publish_after_commit(session: Session, accepted: Accepted) -> None:
-    # A savepoint's release is not a commit: after_commit fires for the outermost one only.
-    waiting: list[Accepted] = session.info.setdefault("mirrorpost_waiting", [])
-    waiting.append(accepted)
-    if len(waiting) > 1:
-        return
-    bind = session.get_bind()
-    database = bind if isinstance(bind, Engine) else bind.engine
+    waiting: list[Accepted] | None = session.info.get(_WAITING)
+    if waiting is None:
+        session.info[_WAITING] = [accepted]
+        event.listen(session, "after_commit", _committed)
+        event.listen(session, "after_soft_rollback", _rolled_back)
+    else:
+        waiting.append(accepted)
 
-    def committed(_session: Session) -> None:
-        done()
-        publish(database, waiting)
 
-    def rolled_back(_session: Session, _previous: object) -> None:
-        done()
+def _committed(session: Session) -> None:
+    # Of the outermost transaction: the release of a savepoint is no commit.
+    waiting: list[Accepted] = session.info[_WAITING]
+    ready, waiting[:] = list(waiting), []
+    if ready:
+        bind = session.get_bind()
+        publish(bind if isinstance(bind, Engine) else bind.engine, ready)
 
-    def done() -> None:
-        session.info.pop("mirrorpost_waiting", None)
-        event.remove(session, "after_commit", committed)
-        event.remove(session, "after_soft_rollback", rolled_back)
 
-    event.listen(session, "after_commit", committed)
-    event.listen(session, "after_soft_rollback", rolled_back)
+def _rolled_back(session: Session, previous: SessionTransaction) -> None:
+    # What a savepoint takes back stays listed: telling a worker of an id that has no row is
+    # harmless, and which ones it took back is not to be known here.
+    if not previous.nested:
+        session.info[_WAITING].clear()
 
 
 def broadcast(

@@ -170,7 +170,7 @@ def _next(
             wait = failure.retry_after_s
             return _Next(State.RETRYING, _DEFAULT_RETRY_AFTER_S if wait is None else wait)
         case Again.AT_ONCE:
-            return _Next(State.RETRYING if used < MAX_ATTEMPTS else State.FAILED, 0.0)
+            return _Next(State.RETRYING, 0.0) if used < MAX_ATTEMPTS else _Next(State.FAILED)
         case Again.BY_CAPABILITY if dedup is not Dedup.KEY and claim.policy == Policy.HOLD:
             return _Next(State.UNKNOWN)
         case _:
