@@ -92,7 +92,8 @@ def test_a_killed_workers_message_is_taken_up_again_and_is_one_on_discord(site: 
     assert site.sandbox.texts("telegram", "4003") == ["at most once"]
 
 
-def test_a_worker_that_is_asked_to_stop_finishes_what_is_under_way(site: Site) -> None:
+def test_a_worker_that_is_asked_to_stop_finishes_what_is_under_way(small_site: Site) -> None:
+    site = small_site
     site.sandbox.fault("slack", "C1", "slow", seconds=2)
     with site.worker() as worker:
         ids = [site.enqueue("slack:C1", f"slowly {n}") for n in range(3)]
@@ -135,7 +136,8 @@ def test_a_worker_that_is_asked_to_stop_gives_back_what_it_has_not_begun(site: S
             assert (row.state, row.attempts_used) == ("queued", 0)
 
 
-def test_what_expires_while_no_worker_runs_is_not_sent(site: Site) -> None:
+def test_what_expires_while_no_worker_runs_is_not_sent(small_site: Site) -> None:
+    site = small_site
     soon = time.time() + 1
     at = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(soon + 1))
     late = site.enqueue("telegram:6001", "too late", expires=at)
