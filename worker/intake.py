@@ -4,6 +4,8 @@ Called by every way in (Python, Celery, command line, schedules). Stores nothing
 """
 
 import hashlib
+import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ _MAX_METADATA = 64_000
 _MAX_TEXT = 100_000
 #: Milliseconds by which `at` may lie in the past: the way from the producer to this door.
 _SKEW_MS = 1_000
+#: An escaped NUL, and before it any number of escaped backslashes that are not its own.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Policy(StrEnum):
@@ -176,11 +180,13 @@ def _metadata(metadata: object) -> Mapping[str, object] | None:
         raise Refused("metadata must be a JSON object with string keys")
     try:
         packed = orjson.dumps(dict(metadata))
-    except TypeError as error:
+        # Stricter: orjson writes NaN as null and dates as text, which is not what was given.
+        json.dumps(dict(metadata), allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise Refused(f"metadata is not JSON: {error}") from None
     if len(packed) > _MAX_METADATA:
         raise Refused(f"metadata is too large: {len(packed)} bytes, at most {_MAX_METADATA}")
-    if b"\\u0000" in packed:
+    if _NUL.search(packed):
         raise Refused("metadata has a NUL character: leave it away")
     loaded: dict[str, object] = orjson.loads(packed)
     return loaded

@@ -15,9 +15,9 @@ _MASK = "***"
 
 def redact(text: str, values: Iterable[str]) -> str:
     """Give a text without the secret values."""
-    for value in values:
-        if value in text:
-            text = text.replace(value, _MASK)
+    # The longest first: of one that begins like another, the rest would stay.
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, _MASK)
     return text
 
 
@@ -27,14 +27,11 @@ def configure_logging(level: str | None = None) -> None:
     `level` is the settings' one where it is not given.
     """
     hidden = secrets(platforms())
+    render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
 
-    def hide_secrets(
-        _logger: object, _name: str, event: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
-        for key, value in event.items():
-            if isinstance(value, str):
-                event[key] = redact(value, hidden)
-        return event
+    def render_without_secrets(logger: object, name: str, event: MutableMapping[str, Any]) -> str:
+        # Only the finished line shows what lists, exceptions and bytes hold.
+        return redact(render(logger, name, event), hidden)
 
     structlog.configure(
         processors=[
@@ -42,8 +39,7 @@ def configure_logging(level: str | None = None) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            hide_secrets,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            render_without_secrets,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping().get(

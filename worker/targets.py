@@ -15,7 +15,7 @@ from worker.platforms.base import ChecksThreads
 #: The pseudo-platform of a person, who is reached by a route.
 USER = "user"
 
-_HEAD = re.compile(r"^(?P<platform>[a-z][a-z0-9_-]*)(?:@(?P<account>[A-Za-z0-9_-]+))?$")
+_HEAD = re.compile(r"(?P<platform>[a-z][a-z0-9_-]*)(?:@(?P<account>[A-Za-z0-9_-]+))?")
 _FORM = "a target reads platform:chat, platform:chat#thread, platform@account:chat or user:name"
 
 
@@ -54,7 +54,7 @@ def parse_target(text: str) -> Target:
 
     """
     head, colon, rest = text.partition(":")
-    match = _HEAD.match(head)
+    match = _HEAD.fullmatch(head)
     if not colon or match is None:
         raise Refused(f"{text!r} is not a target: {_FORM}")
     if not rest or rest != rest.strip() or not rest.isprintable():
