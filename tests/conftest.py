@@ -1,6 +1,7 @@
 """The servers and folders that every test gets, and the promise that nothing outlives the run."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from worker.lanes import INTAKE_QUEUE, Lane
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what it puts into the background with SIGINT ignored, and so would be
+    # everything that the tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_foreign_variables()
 
 
