@@ -93,9 +93,13 @@ class Client:
                 content = await _read(answer)
         except TimeoutError:
             return Failure(ErrorKind.AMBIGUOUS, f"no answer within {HTTP_TIMEOUT_S:g} s")
-        except httpx.InvalidURL:
-            return Failure(ErrorKind.INVALID, "the address is not a URL")
-        except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
+        except (
+            httpx.InvalidURL,
+            httpx.RequestError,
+            aiohttp.ClientError,
+            OSError,
+            UnicodeError,
+        ) as error:
             return not_answered(error)
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers.raw}
         return Response(answer.status_code, headers, content[:_MAX_ANSWER])
@@ -131,8 +135,13 @@ def not_answered(error: BaseException) -> Failure:
         cause.os_error, PrivateAddress
     ):
         return _PRIVATE
-    if isinstance(cause, aiohttp.InvalidURL):
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | aiohttp.InvalidURL):
         return Failure(ErrorKind.INVALID, "the address is not a URL")
+    if isinstance(error, UnicodeError):
+        # A label of a name that no name server takes, or a header that is not Latin.
+        return Failure(ErrorKind.INVALID, "the address or a header cannot be written")
+    if isinstance(error, httpx.DecodingError):
+        return Failure(ErrorKind.AMBIGUOUS, "the answer cannot be unpacked")
     if isinstance(
         cause,
         (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ConnectionRefusedError),

@@ -56,7 +56,7 @@ class Pauses:
         key = bot if scope is Scope.BOT else chat
         now = self._clock()
         self._seen = {k: until for k, until in self._seen.items() if until > now}
-        self._seen[key] = now + seconds
+        self._seen[key] = max(self._seen.get(key, now), now + seconds)
         try:
             await self._pause(keys=[key], args=[max(1, int(seconds * 1000))])
         except (RedisError, OSError) as error:
