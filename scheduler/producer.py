@@ -97,7 +97,10 @@ def _publish_after_commit(session: Session, accepted: Accepted) -> None:
 
 
 def _committed(session: Session) -> None:
-    # Of the outermost transaction: the release of a savepoint is no commit.
+    # SQLAlchemy calls this at the release of a savepoint too, which is no commit: a worker
+    # that is told now finds no row.
+    if session.in_nested_transaction():
+        return
     waiting: list[Accepted] = session.info[_WAITING]
     ready, waiting[:] = list(waiting), []
     if ready:
