@@ -40,7 +40,7 @@ T = TypeVar("T")
 #: Sends under way at once: enough to hide an API's latency, few enough for one loop.
 IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
-AHEAD = 128
+AHEAD = 256
 #: Rows that make a transaction worth its cost, for claims and for settles.
 _CHUNK = 64
 #: Seconds that outcomes wait for company before they are committed.
