@@ -6,8 +6,11 @@ Times are epoch milliseconds UTC in columns named `*_ms`. The hot statements sta
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, Text, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, Text, text
 from sqlmodel import Field, SQLModel
+
+#: What is due and has not ended: these hold those behind them in the order of a chat.
+IN_ORDER = "state IN ('queued', 'sending', 'retrying', 'held')"
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
@@ -65,6 +68,13 @@ class DeliveryRow(SQLModel, table=True):
             ),
         ),
         Index(
+            "ix_delivery_order",
+            "order_key",
+            "seq",
+            sqlite_where=text(f"order_key IS NOT NULL AND {IN_ORDER}"),
+            postgresql_where=text(f"order_key IS NOT NULL AND {IN_ORDER}"),
+        ),
+        Index(
             "ix_delivery_unmirrored",
             "id",
             sqlite_where=text("mirror = 'failed'"),
@@ -97,6 +107,11 @@ class DeliveryRow(SQLModel, table=True):
     silent: bool = False
     source: str = ""
     lane: str
+    #: Deliveries of one key leave one after the other, in the order of `seq`; without a key
+    #: in any order.
+    order_key: str | None = None
+    #: The order in which rows were stored: a sequence, or on SQLite made of the last rowid.
+    seq: int | None = _ms()
     #: What to do when nobody can know whether it was sent: `resend` or `hold`.
     policy: str = "resend"
     state: str
@@ -107,6 +122,10 @@ class DeliveryRow(SQLModel, table=True):
     attempt: int = 0
     #: Attempts that count against the schedule of retries.
     attempts_used: int = 0
+    #: When it was claimed for the first time.
+    begun_ms: int | None = _ms()
+    #: Since when an attempt may have been accepted without an answer; `None` without doubt.
+    doubt_ms: int | None = _ms()
     lease_until_ms: int | None = _ms()
     owner: str | None = None
     #: When its id was last given to the broker; 0 when that failed.
@@ -117,7 +136,7 @@ class DeliveryRow(SQLModel, table=True):
     credential_print: str | None = None
     #: It was sent again although the platform may have accepted it before.
     maybe_duplicate: bool = False
-    #: The platform's message ids.
+    #: The platform's message ids, one a part; of an unfinished one the parts sent so far.
     receipt: list[str] | None = Field(default=None, sa_type=JSON)
     ended_ms: int | None = _ms()
     #: `done`, `failed` (to be repaired), or nothing for what was not sent.
@@ -125,14 +144,18 @@ class DeliveryRow(SQLModel, table=True):
 
 
 class AttemptRow(SQLModel, table=True):
-    """One try at the platform's API."""
+    """One try at the platform's API.
+
+    Without a foreign key: the check would cost the settle a fifth, and only the retention
+    deletes deliveries.
+    """
 
     __tablename__ = "attempt"
-    __table_args__ = (UniqueConstraint("delivery_id", "attempt"),)
 
-    id: int | None = Field(default=None, primary_key=True, sa_type=_ID)
-    delivery_id: str = Field(foreign_key="delivery.id", ondelete="CASCADE")
-    attempt: int
+    delivery_id: str = Field(primary_key=True, max_length=32)
+    attempt: int = Field(
+        primary_key=True, sa_type=Integer, sa_column_kwargs={"autoincrement": False}
+    )
     owner: str
     started_ms: int = _ms(nullable=False)
     took_ms: int
@@ -141,6 +164,10 @@ class AttemptRow(SQLModel, table=True):
     code: str | None = None
     http_status: int | None = None
     retry_after_ms: int | None = _ms()
+    #: Which part of the message, from 0.
+    part: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    #: Its worker came back after its lease had ended; what it said changed nothing.
+    fenced: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     text: str | None = None
 
 
@@ -155,3 +182,40 @@ class RejectedRow(SQLModel, table=True):
     task_id: str
     reason: str
     payload: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    #: The delivery that it became when somebody had it tried again.
+    delivery_id: str | None = Field(default=None, max_length=32)
+
+
+class DeadTargetRow(SQLModel, table=True):
+    """A chat, or a thread in it, that answered that it is gone, moved or closed to this bot."""
+
+    __tablename__ = "dead_target"
+
+    platform: str = Field(primary_key=True)
+    account: str = Field(primary_key=True)
+    chat_id: str = Field(primary_key=True)
+    #: Empty for the whole chat.
+    thread_id: str = Field(primary_key=True)
+    #: `target_gone`, `forbidden` or `target_moved`.
+    kind: str
+    reason: str
+    since_ms: int = _ms(nullable=False)
+    #: From when on one delivery may try whether it is alive again.
+    probe_ms: int = _ms(nullable=False)
+    #: Its new chat id.
+    moved_to: str | None = None
+    #: Links and schedules were moved to it.
+    followed: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+
+
+class DeadCredentialRow(SQLModel, table=True):
+    """A bot whose credential was refused; its queue stands until it has another one."""
+
+    __tablename__ = "dead_credential"
+
+    platform: str = Field(primary_key=True)
+    account: str = Field(primary_key=True)
+    #: Fingerprint of the credential that was refused.
+    credential_print: str
+    reason: str
+    since_ms: int = _ms(nullable=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from worker.taxonomy import Failure, Outcome
+from worker.taxonomy import Failure, Outcome, Receipt
 
 
 class Dedup(StrEnum):
@@ -42,6 +42,7 @@ class Capability:
         threads: `platform:chat#thread` is understood.
         colon_in_ids: Ids may contain `:`, so `platform:chat:thread` is not.
         dedup: What can be done about an ambiguous send.
+        dedup_window_s: For how long `Dedup.KEY` holds, `None` for good.
         dm_by_user_id: A person's user id can be written to as a chat (perhaps after
             `OpensChats.opening`).
     """
@@ -51,6 +52,7 @@ class Capability:
     threads: bool = False
     colon_in_ids: bool = False
     dedup: Dedup = Dedup.NONE
+    dedup_window_s: float | None = None
     dm_by_user_id: bool = False
 
 
@@ -82,7 +84,8 @@ class Message:
     """A rendered message for one chat.
 
     Attributes:
-        delivery_id: Stable over all attempts: what idempotency keys are made of.
+        delivery_id: Stable over all attempts.
+        part: Which part of a message that was split, from 0.
         created_s: Unix seconds of the delivery's creation, stable over all attempts.
         reply_to: The platform's id of the message that this one answers.
         extra: The delivery's metadata, for adapters that pass it on (webhook).
@@ -96,6 +99,12 @@ class Message:
     reply_to: str | None = None
     silent: bool = False
     extra: Mapping[str, object] = field(default_factory=dict)
+    part: int = 0
+
+    @property
+    def key(self) -> str:
+        """Give what idempotency keys are made of: stable over all attempts, one a part."""
+        return f"{self.delivery_id}-{self.part}" if self.part else self.delivery_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,29 @@ class OpensChats(Protocol):
 
     def opened(self, response: Response) -> str | Failure:
         """Give the chat id that the answer names."""
+        ...
+
+
+@runtime_checkable
+class Asks(Protocol):
+    """An adapter with `Dedup.ASK`: its platform can be asked whether a message arrived.
+
+    A dialogue of requests: `asking` gives the first, `asked` reads each answer and either
+    gives the next request or comes to an end.
+    """
+
+    def asking(self, message: Message, bot: Bot) -> Request:
+        """Give the request that asks for a message that may have been accepted."""
+        ...
+
+    def asked(
+        self, request: Request, response: Response, message: Message, bot: Bot
+    ) -> Receipt | Failure | Request | None:
+        """Read the answer to `request`.
+
+        Gives the receipt when the message is there, `None` when it is certainly not, a
+        failure when the platform does not say, and a request where more has to be asked.
+        """
         ...
 
 

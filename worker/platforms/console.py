@@ -32,7 +32,7 @@ class Console:
 
     def request(self, message: Message, bot: Bot) -> Request:  # noqa: ARG002 - the interface
         """Give what the console's transport prints."""
-        body = {"id": message.delivery_id, "text": message.text, "chat": message.chat_id}
+        body = {"id": message.key, "text": message.text, "chat": message.chat_id}
         url = f"console:///{quote(message.chat_id, safe='')}"
         return Request("POST", url, _HEADERS, orjson.dumps(body))
 

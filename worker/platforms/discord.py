@@ -71,7 +71,7 @@ class Discord:
             "content": message.text,
             # The default pings everybody whose mention stands in the text.
             "allowed_mentions": {"parse": []},
-            "nonce": nonce(message.delivery_id),
+            "nonce": nonce(message.key),
             "enforce_nonce": True,
         }
         if message.silent:

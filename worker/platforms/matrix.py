@@ -101,7 +101,7 @@ class Matrix:
         path = f"/_matrix/client/v3/rooms/{_quoted(message.chat_id)}/send/m.room.message/"
         return Request(
             "PUT",
-            f"{base}{path}mirrorpost-{quote(message.delivery_id, safe='')}",
+            f"{base}{path}mirrorpost-{quote(message.key, safe='')}",
             headers,
             orjson.dumps(body),
         )

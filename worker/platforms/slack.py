@@ -136,7 +136,7 @@ class Slack:
             "text": escape(message.text, quote=False),
             "metadata": {
                 "event_type": METADATA_EVENT,
-                "event_payload": {"delivery_id": message.delivery_id},
+                "event_payload": {"delivery_id": message.key},
             },
         }
         # Slack answers a message by opening a thread under it.

@@ -90,9 +90,9 @@ class Webhook:
         signer = _signer(bot.values["MIRRORPOST_WEBHOOK_SECRET"])
         headers = {
             "content-type": "application/json",
-            "webhook-id": message.delivery_id,
+            "webhook-id": message.key,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": signer.sign(message.delivery_id, now, body.decode()),
+            "webhook-signature": signer.sign(message.key, now, body.decode()),
         }
         return Request("POST", message.chat_id, headers, body, guarded=True)
 
@@ -118,7 +118,7 @@ def _body(message: Message) -> bytes:
         "type": EVENT_TYPE,
         "timestamp": created.isoformat().replace("+00:00", "Z"),
         "data": {
-            "id": message.delivery_id,
+            "id": message.key,
             "text": message.text,
             "reply_to": message.reply_to,
             "silent": message.silent,
