@@ -11,7 +11,7 @@ from sqlmodel import Session
 from scheduler.publish import publish
 from worker import outbox
 from worker.database import ready
-from worker.intake import Policy, check
+from worker.intake import Order, Policy, check
 from worker.lanes import Lane
 from worker.outbox import Accepted
 from worker.settings import settings
@@ -41,6 +41,8 @@ def enqueue(
     reply_to: str | None = None,
     silent: bool = False,
     policy: Policy | str = Policy.RESEND,
+    order: Order | str | None = None,
+    order_key: str | None = None,
     session: Session | None = None,
 ) -> Accepted:
     """Commit one delivery, then publish it.
@@ -55,6 +57,9 @@ def enqueue(
             another body is a `KeyConflict`.
         at: Due time, aware; a string is ISO 8601.
         expires: After this it is not sent any more.
+        order: `strict`, the default for replies and reminders: after whatever was committed
+            for the same `order_key` before. `none`: in any order.
+        order_key: What is in order with each other; the chat where not given.
 
     Raises:
         Refused: Bad input; nothing was stored.
@@ -73,6 +78,8 @@ def enqueue(
         reply_to=reply_to,
         silent=silent,
         policy=policy,
+        order=order,
+        order_key=order_key,
     )
     if session is None:
         with _engine().begin() as connection:

@@ -38,10 +38,12 @@ def relay(engine: Engine) -> int | None:
 
 
 def _pass(engine: Engine) -> int:
-    keyed = [n for n, p in platforms().items() if p.capability.dedup is Dedup.KEY]
+    can = {name: p.capability.dedup for name, p in platforms().items()}
+    keyed = [name for name, dedup in can.items() if dedup is Dedup.KEY]
+    asked = [name for name, dedup in can.items() if dedup is Dedup.ASK]
     with engine.begin() as connection:
         expired = expire(connection)
-        rescued = rescue(connection, deduplicating=keyed)
+        rescued = rescue(connection, keyed=keyed, asked=asked)
         unpublished = queue_unpublished(connection)
         due = queue_due(connection)
     if expired:

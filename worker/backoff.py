@@ -10,10 +10,17 @@ MAX_ATTEMPTS = len(SCHEDULE_S) + 1
 JITTER = 0.2
 
 
-def delay_s(attempts_used: int, jitter: random.Random | None = None) -> float | None:
-    """Give the seconds to wait after so many attempts, or `None` when they are used up."""
-    if attempts_used >= MAX_ATTEMPTS:
+def delay_s(
+    attempts_used: int, jitter: random.Random | None = None, *, young: bool = False
+) -> float | None:
+    """Give the seconds to wait after so many attempts, or `None` when they are used up.
+
+    Args:
+        young: It has not been tried for long enough to be given up: an outage that ate all
+            its attempts may end yet.
+    """
+    if attempts_used >= MAX_ATTEMPTS and not young:
         return None
     source = jitter or random
-    base = SCHEDULE_S[max(attempts_used, 1) - 1]
+    base = SCHEDULE_S[min(max(attempts_used, 1), len(SCHEDULE_S)) - 1]
     return base * source.uniform(1 - JITTER, 1 + JITTER)

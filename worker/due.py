@@ -10,14 +10,22 @@ from functools import cache
 
 from sqlalchemy import Connection, TextClause, text
 
-from worker.backoff import MAX_ATTEMPTS
+from worker.backoff import MAX_ATTEMPTS, SCHEDULE_S
 from worker.database import NOW_MS
 from worker.lanes import Lane
+from worker.order import release
 
 #: Milliseconds after which a published row that did not move may be published again.
 STALE_MS = 5_000
 #: Rows of one pass.
 BATCH = 2_000
+
+
+#: SQL for a number that differs from row to row.
+_DIGITS = {
+    "sqlite": "unicode(substr(id, -1)) * 7 + unicode(substr(id, -2))",
+    "postgresql": "ascii(right(id, 1)) * 7 + ascii(right(id, 2))",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +65,21 @@ def next_duty(connection: Connection) -> Duty:
 
 
 def expire(connection: Connection) -> int:
-    """End what is past its time; give how many."""
+    """End what is past its time, and let go what waited behind it; give how many ended."""
     now = NOW_MS[connection.dialect.name]
-    return connection.execute(
-        text(
-            f"UPDATE delivery SET state = 'expired', ended_ms = {now} "
-            f"WHERE expires_ms IS NOT NULL AND expires_ms <= {now} "
-            "AND state IN ('scheduled', 'queued', 'retrying', 'held')"
+    keys = (
+        connection.execute(
+            text(
+                f"UPDATE delivery SET state = 'expired', ended_ms = {now} "
+                f"WHERE expires_ms IS NOT NULL AND expires_ms <= {now} "
+                "AND state IN ('scheduled', 'queued', 'retrying', 'held') RETURNING order_key"
+            )
         )
-    ).rowcount
+        .scalars()
+        .all()
+    )
+    release(connection, {key for key in keys if key is not None})
+    return len(keys)
 
 
 def queue_due(connection: Connection) -> list[ToPublish]:
@@ -119,54 +133,70 @@ def _queued(connection: Connection, which: str, change: str) -> list[ToPublish]:
     return sorted((ToPublish(row.id, Lane(row.lane)) for row in rows), key=lambda p: p.id)
 
 
-def rescue(connection: Connection, *, deduplicating: Sequence[str]) -> list[ToPublish]:
+def rescue(
+    connection: Connection, *, keyed: Sequence[str], asked: Sequence[str]
+) -> list[ToPublish]:
     """Take up deliveries whose worker is gone: its lease ran out and nobody settled.
 
-    Whether they were sent, nobody can know. On a `deduplicating` platform they are sent again
-    under the same key; elsewhere by their policy, marked as a possible duplicate, or `unknown`.
-    The attempt counts, so that a delivery which kills its worker comes to an end.
+    Whether they were sent, nobody can know. On a platform that deduplicates (`keyed`) or can
+    be `asked` they are tried again, in doubt. Elsewhere by their policy: sent again, marked as
+    a possible duplicate, or `unknown`, unless their worker noted that it had not begun. The
+    attempt counts, so that a delivery which kills its worker comes to an end; and from its
+    second death on it waits, so that it takes none of its neighbours along.
     """
     dialect = connection.dialect.name
-    now = NOW_MS[dialect]
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
-    safe = ", ".join(f":p{n}" for n in range(len(deduplicating)))
-    lost = (
-        f"SELECT id FROM delivery WHERE state = 'sending' AND lease_until_ms < {now} "
-        f"LIMIT {BATCH} {lock}"
-    )
-    known = f"platform IN ({safe})"
-    rows = connection.execute(
-        text(
-            f"""
-            UPDATE delivery SET
-              state = CASE
-                WHEN {known} AND attempts_used + 1 < {MAX_ATTEMPTS} THEN 'queued'
-                WHEN {known} THEN 'failed'
-                WHEN policy = 'hold' OR attempts_used + 1 >= {MAX_ATTEMPTS} THEN 'unknown'
-                ELSE 'queued' END,
-              ended_ms = CASE
-                WHEN attempts_used + 1 >= {MAX_ATTEMPTS} THEN {now}
-                WHEN NOT COALESCE({known}, false) AND policy = 'hold' THEN {now} END,
-              maybe_duplicate = maybe_duplicate OR NOT COALESCE({known}, false),
-              attempts_used = attempts_used + 1, published_ms = {now},
-              error_kind = 'ambiguous', error_text = 'the worker ended while it was sending',
-              lease_until_ms = NULL, owner = NULL
-            WHERE id IN ({lost}) RETURNING id, lane, state, attempt
-            """
-        ),
-        {f"p{n}": name for n, name in enumerate(deduplicating)},
-    ).all()
+    names = {f"k{n}": name for n, name in enumerate(keyed)}
+    names |= {f"a{n}": name for n, name in enumerate(asked)}
+    safe = f"COALESCE(platform IN ({', '.join(f':{n}' for n in names)}), false)"
+    rows = connection.execute(_rescue(dialect, safe, lock), names).all()
     if rows:
         connection.execute(
             text(
                 "INSERT INTO attempt (delivery_id, attempt, owner, started_ms, took_ms, outcome, "
-                f"text) VALUES (:id, :attempt, '', {now}, 0, 'ambiguous', "
+                f"text) VALUES (:id, :attempt, '', {NOW_MS[dialect]}, 0, 'ambiguous', "
                 "'the worker ended while it was sending') "
                 "ON CONFLICT (delivery_id, attempt) DO NOTHING"
             ),
             [{"id": row.id, "attempt": row.attempt} for row in rows],
         )
+        ended = {row.order_key for row in rows if row.ended_ms is not None}
+        release(connection, ended - {None})
     return [ToPublish(row.id, Lane(row.lane)) for row in rows if row.state == "queued"]
+
+
+@cache
+def _rescue(dialect: str, safe: str, lock: str) -> TextClause:
+    now = NOW_MS[dialect]
+    spent = f"attempts_used + 1 >= {MAX_ATTEMPTS}"
+    not_begun = f"(NOT {safe} AND policy = 'hold' AND doubt_ms IS NULL)"
+    waits = " ".join(
+        f"WHEN attempts_used = {used} THEN {int(wait * 1000)}"
+        for used, wait in enumerate(SCHEDULE_S)
+    )
+    # Spread like the schedule of retries, by the last digits of the id.
+    spread = f"CASE {waits} ELSE 0 END * (80 + ({_DIGITS[dialect]}) % 40) / 100"
+    return text(
+        f"""
+        UPDATE delivery SET
+          state = CASE
+            WHEN {spent} THEN 'unknown'
+            WHEN NOT {safe} AND policy = 'hold' AND doubt_ms IS NOT NULL THEN 'unknown'
+            WHEN attempts_used = 0 THEN 'queued' ELSE 'retrying' END,
+          ended_ms = CASE
+            WHEN {spent} OR NOT {safe} AND policy = 'hold' AND doubt_ms IS NOT NULL THEN {now} END,
+          due_ms = CASE WHEN attempts_used = 0 THEN due_ms ELSE {now} + {spread} END,
+          maybe_duplicate = maybe_duplicate OR NOT ({safe} OR {not_begun}),
+          doubt_ms = CASE WHEN {not_begun} THEN NULL ELSE COALESCE(doubt_ms, begun_ms) END,
+          attempts_used = attempts_used + 1, published_ms = {now},
+          error_kind = 'ambiguous', error_text = 'the worker ended while it was sending',
+          lease_until_ms = NULL, owner = NULL
+        WHERE id IN (
+          SELECT id FROM delivery WHERE state = 'sending' AND lease_until_ms < {now}
+          LIMIT {BATCH} {lock})
+        RETURNING id, lane, state, attempt, order_key, ended_ms
+        """
+    )
 
 
 def mark_unpublished(connection: Connection, ids: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ a send, and its log line and exceptions carry the URL, which for Telegram is the
 import asyncio
 import socket
 import sys
-from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -20,13 +19,11 @@ from httpx_aiohttp import AiohttpTransport
 
 from worker.platforms.addresses import forbidden_address, literal_address
 from worker.platforms.base import Request, Response
-from worker.settings import HTTP_TIMEOUT_S
 from worker.taxonomy import ErrorKind, Failure
 
 #: Seconds to connect; what fails here was certainly not sent.
 _CONNECT_TIMEOUT_S = 5.0
 _KEEPALIVE_S = 30.0
-_TIMEOUT: Mapping[str, float] = {"connect": _CONNECT_TIMEOUT_S, "read": HTTP_TIMEOUT_S}
 #: Bytes of an answer that are read; receipts and errors are far smaller.
 _MAX_ANSWER = 1_000_000
 _PRIVATE = Failure(ErrorKind.INVALID, "the address is private: name a public host")
@@ -62,12 +59,15 @@ class GuardedResolver(AbstractResolver):
 class Client:
     """Send requests; create it on the loop that uses it.
 
-    Attributes:
+    Args:
         in_flight: How many connections it may have open.
+        timeout_s: Seconds for a whole answer.
 
     """
 
-    def __init__(self, *, in_flight: int, allow_private: bool) -> None:
+    def __init__(self, *, in_flight: int, allow_private: bool, timeout_s: float = 10.0) -> None:
+        self._timeout_s = timeout_s
+        self._extensions = {"timeout": {"connect": _CONNECT_TIMEOUT_S, "read": timeout_s}}
         self._allow_private = allow_private
         self._open = _transport(in_flight, None)
         self._guarded = self._open if allow_private else _transport(in_flight, GuardedResolver())
@@ -81,18 +81,21 @@ class Client:
             url = _url(request.url)
             if request.guarded and not self._allow_private and _is_private_literal(url.host):
                 return _PRIVATE
+            # With a stream of its own httpx adds no headers, which costs it a tenth of a send;
+            # aiohttp adds the same ones.
             outgoing = httpx.Request(
                 request.method,
                 url,
                 headers=request.headers,
-                content=request.content,
-                extensions={"timeout": _TIMEOUT},
+                stream=httpx.ByteStream(request.content),
+                extensions=self._extensions,
             )
-            async with asyncio.timeout(HTTP_TIMEOUT_S):
+            outgoing.read()
+            async with asyncio.timeout(self._timeout_s):
                 answer = await transport.handle_async_request(outgoing)
                 content = await _read(answer)
         except TimeoutError:
-            return Failure(ErrorKind.AMBIGUOUS, f"no answer within {HTTP_TIMEOUT_S:g} s")
+            return Failure(ErrorKind.AMBIGUOUS, f"no answer within {self._timeout_s:g} s")
         except (
             httpx.InvalidURL,
             httpx.RequestError,

@@ -26,7 +26,7 @@ from worker.targets import Target, check_thread, parse_target
 _MAX_NAME = 500
 #: Bytes of JSON that metadata may have.
 _MAX_METADATA = 64_000
-#: Characters that a text for a person may have, whose platform is not known yet.
+#: Characters that a text may have which is split, or whose platform is not known yet.
 _MAX_TEXT = 100_000
 #: Milliseconds by which `at` may lie in the past: the way from the producer to this door.
 _SKEW_MS = 1_000
@@ -39,6 +39,13 @@ class Policy(StrEnum):
 
     RESEND = "resend"
     HOLD = "hold"
+
+
+class Order(StrEnum):
+    """Whether a delivery waits for those of its chat that were stored before it."""
+
+    STRICT = "strict"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class NewDelivery:
     silent: bool
     source: str
     lane: Lane
+    order_key: str | None
     policy: Policy
     at_ms: int | None
     expires_ms: int | None
@@ -79,12 +87,17 @@ def check(
     reply_to: str | None = None,
     silent: bool = False,
     policy: Policy | str = Policy.RESEND,
+    order: Order | str | None = None,
+    order_key: str | None = None,
 ) -> NewDelivery:
     """Check one delivery.
 
     Args:
         at: Due time; a string is ISO 8601, UTC unless it names an offset.
         expires: After this it is not sent any more.
+        order: `strict` for one after the other with all others of the same `order_key`; the
+            default for replies and reminders. `none` for any order.
+        order_key: What is in order with each other; the chat or person where not given.
 
     Raises:
         Refused: One line that says what is wrong and what would be right.
@@ -102,6 +115,7 @@ def check(
     if expires_ms is not None and expires_ms <= max(now, at_ms or 0):
         raise Refused(f"expires ({expires}) must lie after the time at which it is due")
     answered = _name("reply_to", reply_to)
+    chosen = _lane(lane, later=at_ms is not None)
     body = orjson.dumps(
         [str(target), text, answered, silent, metadata and dict(metadata)],
         option=orjson.OPT_SORT_KEYS,
@@ -116,7 +130,8 @@ def check(
         reply_to=answered,
         silent=silent,
         source=_name("source", source or None) or "",
-        lane=_lane(lane, later=at_ms is not None),
+        lane=chosen,
+        order_key=_order_key(target, chosen, order, _name("order_key", order_key)),
         policy=_policy(policy),
         at_ms=at_ms,
         expires_ms=expires_ms,
@@ -164,10 +179,10 @@ def _check_text(target: Target, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise Refused("text has half of a surrogate pair: send valid Unicode") from None
-    if target.is_person:
+    capability = None if target.is_person else platform(target.platform).capability
+    if capability is None or capability.splits:
         length, limit = len(text), _MAX_TEXT
     else:
-        capability = platform(target.platform).capability
         length, limit = capability.measure(text), capability.max_length
     if length > limit:
         raise Refused(f"text is too long for {target.platform}: {length}, at most {limit}")
@@ -219,6 +234,20 @@ def _lane(lane: object, *, later: bool) -> Lane:
         return Lane(_string("lane", lane))
     except ValueError:
         raise Refused(f"lane {lane!r} is not known: {', '.join(Lane)}") from None
+
+
+def _order_key(target: Target, lane: Lane, order: object, key: str | None) -> str | None:
+    if order is None:
+        order = Order.STRICT if key or lane in (Lane.REPLY, Lane.REMINDER) else Order.NONE
+    try:
+        chosen = Order(_string("order", order))
+    except ValueError:
+        raise Refused(f"order {order!r} is not known: {', '.join(Order)}") from None
+    if chosen is Order.NONE:
+        if key is not None:
+            raise Refused("order_key needs order='strict': leave one of them away")
+        return None
+    return key or f"{target.platform}@{target.account}:{target.chat_id}"
 
 
 def _policy(policy: object) -> Policy:

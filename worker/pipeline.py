@@ -10,7 +10,7 @@ takes queued rows that no task has named yet, so the senders never idle between 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,13 +23,15 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
 from worker.http import Client
+from worker.outbox import Claimed
 from worker.pauses import Pauses
 from worker.platforms.base import Dedup
 from worker.resolve import Resolved
 from worker.send import Bots, send
+from worker.settings import Settings
 from worker.states import State
 from worker.taxonomy import ErrorKind, Failure
-from worker.turn import Finished, Turns
+from worker.turn import MANY, Finished, Turns, Wanted
 from worker.verdict import Settlement, judge
 
 _log = structlog.get_logger(__name__)
@@ -41,12 +43,20 @@ T = TypeVar("T")
 IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
 AHEAD = 256
-#: Rows that make a transaction worth its cost, for claims and for settles.
-_CHUNK = 64
+#: How often a lease is renewed while it lasts.
+_RENEWALS_A_LEASE = 3
 #: Seconds that outcomes wait for company before they are committed.
 _LINGER_S = 0.03
 #: Seconds before a transaction that failed is tried again.
 _DATABASE_RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """What this process holds; `until` on its monotonic clock in seconds."""
+
+    attempt: int
+    until: float
 
 
 @dataclass(slots=True)
@@ -69,14 +79,23 @@ class Drain:
         pauses: Pauses,
         bots: Bots,
         owner: str,
+        settings: Settings,
     ) -> None:
         self._client = client
+        self._settings = settings
+        self._lease_s = settings.lease_s
         self._pauses = pauses
         self._bots = bots
-        self._turns = Turns(engine=engine, resolver=resolver, bots=bots, owner=owner)
+        self._turns = Turns(
+            engine=engine,
+            resolver=resolver,
+            bots=bots,
+            owner=owner,
+            lease_s=settings.lease_s,
+        )
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._asked: dict[str, _Asked] = {}
-        self._held: set[str] = set()
+        self._held: dict[str, _Lease] = {}
         self._ready: asyncio.Queue[Resolved] = asyncio.Queue()
         self._finished: list[Finished] = []
         self._bell = asyncio.Event()
@@ -88,6 +107,7 @@ class Drain:
         """Begin to work."""
         self._tasks = [asyncio.create_task(self._sender()) for _ in range(IN_FLIGHT)]
         self._tasks.append(asyncio.create_task(self._pump()))
+        self._tasks.append(asyncio.create_task(self._renewer()))
 
     async def deliver(self, ids: Sequence[str]) -> None:
         """Deliver these rows; return when each is claimed, or is not ours to try."""
@@ -108,7 +128,7 @@ class Drain:
             waiting.append(self._ready.get_nowait())
         if waiting:
             await self._in_database(self._turns.give_back, waiting)
-            self._held.difference_update(each.claim.id for each in waiting)
+            self._let_go(each.claim.id for each in waiting)
         try:
             async with asyncio.timeout(within_s):
                 while self._held:
@@ -134,13 +154,14 @@ class Drain:
         if not self._finished and not self._claims():
             return False
         await self._gather_company()
-        claims, room = self._claims(), AHEAD - self._ready.qsize()
         finished, self._finished = self._finished, []
+        room = 0 if self._stopping else max(0, AHEAD - self._ready.qsize())
+        claims = self._claims()
         ids = list(islice(self._asked, room)) if claims else []
+        wanted = Wanted(ids, anything=claims and not ids, limit=room)
+        until = time.monotonic() + self._lease_s
         try:
-            claimed = await self._in_database(
-                self._turns.take, finished, ids, room if claims else 0
-            )
+            got = await self._in_database(self._turns.take, finished, wanted)
         except (OperationalError, InterfaceError) as error:
             _log.warning("database_unreachable", error=type(error).__name__)
             self._finished = finished + self._finished
@@ -149,19 +170,21 @@ class Drain:
         except SQLAlchemyError as error:
             await self._settle_singly(finished, error)
             return True
-        self._held.difference_update(each.settlement.id for each in finished)
-        if claims:
-            self._take(ids, claimed)
-            await self._permit(claimed)
+        self._let_go(each.settlement.id for each in finished)
+        self._more = got.more or (self._more and not wanted.anything)
+        self._held.update((r.claim.id, _Lease(r.claim.attempt, until)) for r in got.claimed)
+        # What was asked for is claimed now, or is ended, not due, or somebody else's.
+        self._forget(ids)
+        await self._permit(got.claimed)
         return True
 
     def _claims(self) -> bool:
         """Tell whether there is something to claim and room for it."""
         wanted = bool(self._asked) or self._more
-        return wanted and not self._stopping and AHEAD - self._ready.qsize() >= _CHUNK
+        return wanted and not self._stopping and AHEAD - self._ready.qsize() >= MANY
 
     def _is_worth_a_transaction(self) -> bool:
-        return self._claims() or len(self._finished) >= min(_CHUNK, len(self._held))
+        return self._claims() or len(self._finished) >= min(MANY, len(self._held))
 
     async def _gather_company(self) -> None:
         """Wait, shortly, until a transaction is worth its cost."""
@@ -173,11 +196,39 @@ class Drain:
         except TimeoutError:
             pass
 
-    def _take(self, ids: list[str], claimed: list[Resolved]) -> None:
-        self._more = len(claimed) >= _CHUNK
-        self._held.update(each.claim.id for each in claimed)
-        # What was asked for is claimed now, or is ended, not due, or somebody else's.
-        self._forget(ids)
+    def _let_go(self, ids: Iterable[str]) -> None:
+        for id_ in ids:
+            self._held.pop(id_, None)
+
+    async def _renewer(self) -> None:
+        """Keep the leases of what is held, so that a slow platform takes none away."""
+        while True:
+            await asyncio.sleep(self._lease_s / _RENEWALS_A_LEASE)
+            old = time.monotonic() + self._lease_s * (1 - 0.5 / _RENEWALS_A_LEASE)
+            held = {i: lease.attempt for i, lease in self._held.items() if lease.until < old}
+            if not held:
+                continue
+            until = time.monotonic() + self._lease_s
+            try:
+                kept = await self._in_database(self._turns.renew, held)
+            except SQLAlchemyError as error:
+                _log.warning("leases_not_renewed", error=type(error).__name__)
+                continue
+            for id_ in kept & self._held.keys():
+                if self._held[id_].attempt == held[id_]:
+                    self._held[id_] = _Lease(held[id_], until)
+
+    async def _note(self, claim: Claimed) -> bool:
+        return await self._in_database(self._turns.note, claim)
+
+    def _may_send(self, claim: Claimed) -> bool:
+        """Tell whether an answer would come while the lease lasts, also if it is not renewed.
+
+        A process that was frozen finds here that its rows are somebody else's by now.
+        """
+        lease = self._held.get(claim.id)
+        left = 0.0 if lease is None else lease.until - time.monotonic()
+        return left > self._settings.http_timeout_s
 
     def _forget(self, ids: Sequence[str]) -> None:
         for id_ in ids:
@@ -213,7 +264,7 @@ class Drain:
     async def _sender(self) -> None:
         while True:
             resolved = await self._ready.get()
-            if time.monotonic() > resolved.claim.send_by:
+            if not self._may_send(resolved.claim):
                 # Its lease may end before an answer comes: somebody else takes it up.
                 self._finish(resolved, _not_now(resolved, 0.0, "the lease was nearly over"))
                 continue
@@ -236,7 +287,13 @@ class Drain:
 
     async def _send(self, resolved: Resolved) -> Settlement:
         try:
-            return await send(resolved, client=self._client, bots=self._bots)
+            return await send(
+                resolved,
+                client=self._client,
+                bots=self._bots,
+                note=self._note,
+                settings=self._settings,
+            )
         except Exception as error:  # noqa: BLE001 - an adapter may be anybody's; its defect ends one attempt
             _log.exception("send_raised", delivery=resolved.claim.id)
             failure = Failure(ErrorKind.UNKNOWN_ERROR, f"the adapter raised {type(error).__name__}")
@@ -261,12 +318,12 @@ class Drain:
         _log.error("settle_refused", error=type(error).__name__, deliveries=len(finished))
         for each in finished:
             try:
-                await self._in_database(self._turns.take, [each], [], 0)
+                await self._in_database(self._turns.take, [each], Wanted())
             except SQLAlchemyError as refused:
                 _log.error(
                     "settle_refused", delivery=each.settlement.id, error=type(refused).__name__
                 )
-            self._held.discard(each.settlement.id)
+            self._let_go([each.settlement.id])
         if not finished:
             await asyncio.sleep(_DATABASE_RETRY_S)
 
@@ -282,6 +339,7 @@ def _not_now(resolved: Resolved, seconds: float, why: str) -> Settlement:
         State.RETRYING,
         place,
         delay_ms=math.ceil(seconds * 1000),
+        receipt=tuple(claim.receipt) if claim.receipt else None,
         failure=Failure(ErrorKind.RATE_LIMITED, why),
         maybe_duplicate=claim.maybe_duplicate,
     )

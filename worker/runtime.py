@@ -60,7 +60,11 @@ class Runtime:
         self._drain = asyncio.run_coroutine_threadsafe(self._start(config), self._loop).result()
 
     async def _start(self, config: Settings) -> Drain:
-        self._client = Client(in_flight=IN_FLIGHT, allow_private=config.webhook_allow_private)
+        self._client = Client(
+            in_flight=IN_FLIGHT,
+            allow_private=config.webhook_allow_private,
+            timeout_s=config.http_timeout_s,
+        )
         self._redis = Redis.from_url(
             config.redis,
             socket_timeout=_REDIS_TIMEOUT_S,
@@ -73,6 +77,7 @@ class Runtime:
             pauses=Pauses(self._redis),
             bots=self._bots,
             owner=f"{socket.gethostname()}:{os.getpid()}",
+            settings=config,
         )
         drain.start()
         return drain

@@ -1,23 +1,31 @@
-"""Send: one resolved delivery, once, to its platform.
+"""Send: the next part of one resolved delivery, once, to its platform.
 
-Check, render, send; the outcome is a value. Called by the pipeline on its loop, after the
-chunk's permits.
+Check, render, end a doubt, send; the outcome is a value. Called by the pipeline on its loop,
+after the chunk's permits.
 """
 
 import time
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from resolvers import clear_session_context, set_session_context
+from worker.doubt import Way, ask, by_policy, choose, needs_note, passes
 from worker.errors import Misconfigured
 from worker.http import Client
 from worker.log import redact
+from worker.outbox import Claimed
 from worker.platforms import platform, platforms
-from worker.platforms.base import Bot, Message, OpensChats, Platform, Response
+from worker.platforms.base import Asks, Bot, Dedup, Message, OpensChats, Platform, Response
+from worker.rendering.split import split
 from worker.resolve import Resolved
-from worker.settings import credential_print, credentials, missing_variables, secrets
+from worker.settings import Settings, credential_print, credentials, missing_variables, secrets
 from worker.states import State
-from worker.taxonomy import ErrorKind, Failure, Outcome
+from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt
 from worker.verdict import Place, Settlement, judge
+
+#: Notes before a send, and for good, that it may be accepted from now on; `False` when the
+#: delivery is not this worker's any more.
+Note = Callable[[Claimed], Awaitable[bool]]
 
 
 class Bots:
@@ -45,13 +53,82 @@ class Bots:
         return replace(failure, text=text, code=code)
 
 
-async def send(resolved: Resolved, *, client: Client, bots: Bots) -> Settlement:
-    """Try one delivery and decide what follows."""
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A delivery that can be tried; `parts` is its whole text."""
+
+    resolved: Resolved
+    adapter: Platform
+    bot: Bot
+    credential_print: str
+    way: Way
+    parts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What came of one part.
+
+    Attributes:
+        outcome: `None` when it may have arrived before and must not be sent again.
+        blind: It was sent although it may be the second time.
+        cleared: The platform said that no earlier attempt had arrived.
+    """
+
+    outcome: Outcome | None
+    place: Place
+    blind: bool = False
+    cleared: bool = False
+
+
+async def send(
+    resolved: Resolved, *, client: Client, bots: Bots, note: Note, settings: Settings
+) -> Settlement:
+    """Try the next part of one delivery and decide what follows."""
+    ready = _check(resolved, bots, settings)
+    if isinstance(ready, Settlement):
+        return ready
+    claim, capability = resolved.claim, ready.adapter.capability
+    if needs_note(claim, capability) and not await note(claim):
+        return _stopped(resolved, State.QUEUED)
+    token = set_session_context(resolved.context)
+    started_ms, begun = time.time_ns() // 1_000_000, time.monotonic()
+    try:
+        trial = await _try(ready, client, settings.duplicate_line)
+    except Misconfigured as error:
+        # The adapter cannot make a request of this credential: what waits for another one
+        # is held, as if the platform had refused it.
+        trial = _Trial(Failure(ErrorKind.AUTH, str(error)), resolved.place)
+    finally:
+        clear_session_context(token)
+    if trial.outcome is None:
+        return _stopped(resolved, State.UNKNOWN)
+    outcome = trial.outcome
+    settlement = judge(
+        claim,
+        bots.hide(outcome) if isinstance(outcome, Failure) else outcome,
+        trial.place,
+        dedup=capability.dedup,
+        credential_print=ready.credential_print,
+        started_ms=started_ms,
+        took_ms=int((time.monotonic() - begun) * 1000),
+        parts=len(ready.parts),
+        min_age_s=settings.dead_letter_age_h * 3600,
+    )
+    if trial.blind:
+        return replace(settlement, maybe_duplicate=True)
+    if trial.cleared and settlement.doubt is None:
+        return replace(settlement, doubt=False)
+    return settlement
+
+
+def _check(resolved: Resolved, bots: Bots, settings: Settings) -> _Ready | Settlement:
+    """Give what is needed for a try, or what follows without one."""
     claim, place = resolved.claim, resolved.place
     if claim.expires_ms is not None and claim.expires_ms <= time.time_ns() // 1_000_000:
-        return Settlement(claim.id, claim.attempt, State.EXPIRED, place)
+        return _stopped(resolved, State.EXPIRED)
     if resolved.failure is not None:
-        return _not_asked(resolved, bots.hide(resolved.failure), place)
+        return _not_asked(resolved, bots.hide(resolved.failure), place, settings)
     name = place.platform or ""
     adapter = platform(name)
     bot, fingerprint = bots.get(name, place.account)
@@ -59,71 +136,100 @@ async def send(resolved: Resolved, *, client: Client, bots: Bots) -> Settlement:
         missing = " and ".join(missing_variables(adapter, place.account))
         where = Place(None, "", None, None, place.unified_user) if resolved.opens else place
         return replace(
-            _not_asked(resolved, Failure(ErrorKind.AUTH, f"{missing} is not set"), where),
+            _not_asked(resolved, Failure(ErrorKind.AUTH, f"{missing} is not set"), where, settings),
             # Kept although a route is chosen anew: it says whose credential is awaited.
             place=replace(where, platform=name, account=place.account),
         )
-    if adapter.capability.measure(claim.text) > adapter.capability.max_length:
-        limit = adapter.capability.max_length
-        return _not_asked(
-            resolved, Failure(ErrorKind.TOO_LONG, f"over {name}'s limit of {limit}"), place
-        )
-    token = set_session_context(resolved.context)
-    started_ms, begun = time.time_ns() // 1_000_000, time.monotonic()
-    try:
-        outcome, place = await _ask(resolved, adapter, bot, client)
-    except Misconfigured as error:
-        # The adapter cannot make a request of this credential: what waits for another one
-        # is held, as if the platform had refused it.
-        outcome = Failure(ErrorKind.AUTH, str(error))
-    finally:
-        clear_session_context(token)
-    return judge(
-        claim,
-        bots.hide(outcome) if isinstance(outcome, Failure) else outcome,
-        place,
-        dedup=adapter.capability.dedup,
-        credential_print=fingerprint,
-        started_ms=started_ms,
-        took_ms=int((time.monotonic() - begun) * 1000),
-    )
+    way = choose(claim, adapter.capability)
+    if way is Way.STOP:
+        return _stopped(resolved, State.UNKNOWN)
+    return _Ready(resolved, adapter, bot, fingerprint, way, _parts(claim.text, adapter))
 
 
-async def _ask(
-    resolved: Resolved, adapter: Platform, bot: Bot, client: Client
-) -> tuple[Outcome, Place]:
-    """Open the direct chat where that is needed, then send."""
+async def _try(ready: _Ready, client: Client, duplicate_line: str) -> _Trial:
+    """Open the direct chat and end the doubt where that is needed, then send."""
+    resolved, adapter, bot, way = ready.resolved, ready.adapter, ready.bot, ready.way
     claim, place = resolved.claim, resolved.place
-    chat_id = place.chat_id or ""
     if resolved.opens is not None and isinstance(adapter, OpensChats):
-        answer = await client.send(adapter.opening(resolved.opens, bot))
-        opened = adapter.opened(answer) if isinstance(answer, Response) else answer
+        opened = await _open(adapter, resolved.opens, bot, client)
         if isinstance(opened, Failure):
-            # Nothing was sent yet, so a broken connection is no ambiguity here.
-            if opened.kind is ErrorKind.AMBIGUOUS:
-                opened = replace(opened, kind=ErrorKind.TRANSIENT)
-            return opened, Place(None, "", None, None, place.unified_user)
-        chat_id = opened
+            return _Trial(opened, Place(None, "", None, None, place.unified_user))
         place = replace(place, chat_id=opened)
-    answer = await client.send(
-        adapter.request(
-            Message(
-                delivery_id=claim.id,
-                chat_id=chat_id,
-                text=claim.text,
-                created_s=claim.created_ms // 1000,
-                thread_id=place.thread_id,
-                reply_to=claim.reply_to,
-                silent=claim.silent,
-                extra=claim.metadata or {},
-            ),
-            bot,
-        )
+    message = _message(claim, place, ready.parts)
+    cleared = False
+    if way is Way.ASK and isinstance(adapter, Asks):
+        found = await ask(adapter, message, bot, client)
+        if isinstance(found, Receipt) or (isinstance(found, Failure) and passes(found)):
+            return _Trial(found, place)
+        cleared = found is None
+        way = Way.SEND if cleared else by_policy(claim)
+        if way is Way.STOP:
+            return _Trial(None, place)
+    blind = way is Way.RESEND
+    if (blind or claim.maybe_duplicate) and duplicate_line:
+        message = _with_line(message, duplicate_line, adapter)
+    answer = await client.send(adapter.request(message, bot))
+    outcome = adapter.outcome(answer) if isinstance(answer, Response) else answer
+    return _Trial(outcome, place, blind, cleared)
+
+
+def _message(claim: Claimed, place: Place, parts: Sequence[str]) -> Message:
+    """Render the part that comes next: as many as there are receipts were sent before."""
+    part = min(len(claim.receipt or ()), len(parts) - 1)
+    return Message(
+        delivery_id=claim.id,
+        chat_id=place.chat_id or "",
+        text=parts[part],
+        created_s=claim.created_ms // 1000,
+        thread_id=place.thread_id,
+        reply_to=claim.reply_to,
+        silent=claim.silent,
+        extra=claim.metadata or {},
+        part=part,
     )
-    return (adapter.outcome(answer) if isinstance(answer, Response) else answer), place
 
 
-def _not_asked(resolved: Resolved, failure: Failure, place: Place) -> Settlement:
+async def _open(adapter: OpensChats, user_id: str, bot: Bot, client: Client) -> str | Failure:
+    answer = await client.send(adapter.opening(user_id, bot))
+    opened = adapter.opened(answer) if isinstance(answer, Response) else answer
+    # Nothing was sent yet, so a broken connection is no ambiguity here.
+    if isinstance(opened, Failure) and opened.kind is ErrorKind.AMBIGUOUS:
+        return replace(opened, kind=ErrorKind.TRANSIENT)
+    return opened
+
+
+def _parts(text: str, adapter: Platform) -> Sequence[str]:
+    capability = adapter.capability
+    if not capability.splits:
+        return (text,)
+    return split(text, limit=capability.max_length, measure=capability.measure)
+
+
+def _with_line(message: Message, line: str, adapter: Platform) -> Message:
+    """Add a line under the text, where it has room."""
+    text = f"{message.text}\n{line}"
+    fits = adapter.capability.measure(text) <= adapter.capability.max_length
+    return replace(message, text=text) if fits else message
+
+
+def _stopped(resolved: Resolved, state: State) -> Settlement:
+    """Give the settlement of a delivery that is not tried: no attempt, no cost."""
+    claim = resolved.claim
+    doubt = Failure(ErrorKind.AMBIGUOUS, "an earlier attempt may have sent it")
+    return Settlement(
+        claim.id,
+        claim.attempt,
+        state,
+        resolved.place,
+        receipt=tuple(claim.receipt) if claim.receipt else None,
+        failure=doubt if state is State.UNKNOWN else None,
+        maybe_duplicate=claim.maybe_duplicate,
+    )
+
+
+def _not_asked(
+    resolved: Resolved, failure: Failure, place: Place, settings: Settings
+) -> Settlement:
     """Decide about a delivery for which the platform was not asked: no attempt is recorded."""
     claim = resolved.claim
     capability = platforms()[place.platform].capability if place.platform else None
@@ -131,9 +237,10 @@ def _not_asked(resolved: Resolved, failure: Failure, place: Place) -> Settlement
         claim,
         failure,
         place,
-        dedup=capability.dedup if capability else platform("console").capability.dedup,
+        dedup=capability.dedup if capability else Dedup.NONE,
         credential_print="",
         started_ms=0,
         took_ms=0,
+        min_age_s=settings.dead_letter_age_h * 3600,
     )
     return replace(settled, outcome=None)

@@ -9,9 +9,10 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -19,10 +20,9 @@ from sqlalchemy.exc import ArgumentError
 from worker.errors import Misconfigured
 from worker.platforms.base import Bot, Platform, Variable
 
-#: Seconds that a platform has to answer.
-HTTP_TIMEOUT_S = 10.0
-#: Seconds for which a claim holds a row; afterwards the relay takes the row up again.
-LEASE_S = 30.0
+#: How often an answer's time must fit into a lease: once for the request that is under way
+#: and once as the margin in which its lease is renewed.
+_TIMEOUTS_A_LEASE = 2
 #: Bytes that a Unix socket's address may have on the strictest system.
 _SOCKET_PATH_LIMIT = 100
 
@@ -42,6 +42,24 @@ class Settings(BaseSettings):
     identity_path: Path | None = Field(default=None, alias="MIRRORPOST_IDENTITY_PATH")
     webhook_allow_private: bool = Field(default=False, alias="MIRRORPOST_WEBHOOK_ALLOW_PRIVATE")
     log_level: str = Field(default="INFO", alias="MIRRORPOST_LOG_LEVEL")
+    #: Seconds that a platform has to answer.
+    http_timeout_s: float = Field(default=10.0, gt=0, alias="MIRRORPOST_HTTP_TIMEOUT_S")
+    #: Seconds for which a claim holds a row, renewed while its worker lives; afterwards the
+    #: relay takes the row up again.
+    lease_s: float = Field(default=30.0, gt=0, alias="MIRRORPOST_LEASE_S")
+    #: Hours that a delivery is tried at least before it ends failed for want of success.
+    dead_letter_age_h: float = Field(default=6.0, ge=0, alias="MIRRORPOST_DEAD_LETTER_AGE_H")
+    #: A line under a message that may have arrived before; none by default.
+    duplicate_line: str = Field(default="", alias="MIRRORPOST_DUPLICATE_LINE")
+
+    @model_validator(mode="after")
+    def _lease_holds_an_answer(self) -> Self:
+        if self.lease_s < _TIMEOUTS_A_LEASE * self.http_timeout_s:
+            raise ValueError(
+                f"MIRRORPOST_LEASE_S ({self.lease_s:g}) must be at least "
+                f"{_TIMEOUTS_A_LEASE} times MIRRORPOST_HTTP_TIMEOUT_S ({self.http_timeout_s:g})"
+            )
+        return self
 
     @property
     def data_dir(self) -> Path:
@@ -109,7 +127,8 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        raise Misconfigured(f"{first['loc'][0]}: {first['msg']}") from None
+        where = f"{first['loc'][0]}: " if first["loc"] else ""
+        raise Misconfigured(where + first["msg"].removeprefix("Value error, ")) from None
 
 
 @cache

@@ -37,6 +37,8 @@ _FIELDS = frozenset(
         "reply_to",
         "silent",
         "policy",
+        "order",
+        "order_key",
     }
 )
 

@@ -3,8 +3,8 @@
 Called by the pipeline, on its one database thread.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,15 +12,39 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from resolvers import IdentityResolverProtocol
-from worker import outbox
+from worker import order, outbox
 from worker.mirror_batch import MirrorRefusedError, mirror_sent
 from worker.resolve import Resolved, resolve
 from worker.send import Bots
-from worker.settings import HTTP_TIMEOUT_S, LEASE_S
-from worker.states import State
+from worker.states import ENDS, State
 from worker.verdict import Settlement
 
 _log = structlog.get_logger(__name__)
+
+#: Rows that make a claim worth repeating: there is probably more behind them.
+MANY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a turn should claim.
+
+    Attributes:
+        ids: First of all these; with none, whatever is queued if `anything`.
+        limit: How many at most; 0 claims nothing.
+    """
+
+    ids: Sequence[str] = ()
+    anything: bool = False
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """What a turn claimed; `more` says that there is probably more to be had."""
+
+    claimed: Sequence[Resolved] = ()
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +59,52 @@ class Turns:
     """Take turns on one connection; every call from the same thread."""
 
     def __init__(
-        self, *, engine: Engine, resolver: IdentityResolverProtocol, bots: Bots, owner: str
+        self,
+        *,
+        engine: Engine,
+        resolver: IdentityResolverProtocol,
+        bots: Bots,
+        owner: str,
+        lease_s: float,
     ) -> None:
         self._engine = engine
         self._resolver = resolver
         self._bots = bots
         self._owner = owner
+        self._lease_ms = int(lease_s * 1000)
         self._connection: Connection | None = None
 
-    def take(self, finished: Sequence[Finished], ids: Sequence[str], limit: int) -> list[Resolved]:
+    def take(self, finished: Sequence[Finished], wanted: Wanted) -> Got:
         """Settle and mirror what is finished, and claim and resolve what is next.
 
-        Args:
-            ids: What to claim; empty for whatever is queued.
-            limit: How many at most; 0 claims nothing.
+        What is next are also the further parts of what was settled, and what waited behind it.
         """
         try:
-            claimed = self._commit(finished, ids, limit, singly=False)
+            taken = self._commit(finished, wanted, singly=False)
         except MirrorRefusedError:
-            claimed = self._commit(finished, ids, limit, singly=True)
-        if not claimed:
-            return []
-        return resolve(
-            claimed,
+            taken = self._commit(finished, wanted, singly=True)
+        if not taken.claimed:
+            return Got(more=taken.touched >= wanted.limit > 0)
+        resolved = resolve(
+            taken.claimed,
             engine=self._engine,
             resolver=self._resolver,
             has_credential=lambda name: self._bots.get(name)[0] is not None,
         )
+        return Got(resolved, more=taken.touched >= min(wanted.limit, MANY))
 
     def _commit(
-        self, finished: Sequence[Finished], ids: Sequence[str], limit: int, *, singly: bool
-    ) -> list[outbox.Claimed]:
-        # An answer takes at most the timeout, and settling it needs a margin of as much.
-        send_by = time.monotonic() + LEASE_S - 2 * HTTP_TIMEOUT_S
+        self, finished: Sequence[Finished], wanted: Wanted, *, singly: bool
+    ) -> outbox.Taken:
         with self._transaction() as connection:
-            self._settle(connection, finished, singly=singly)
-            if not limit:
-                return []
+            ids = [*self._settle(connection, finished, singly=singly), *wanted.ids]
+            if not wanted.limit or not (ids or wanted.anything):
+                return outbox.Taken([], 0)
             return outbox.claim(
                 connection,
                 owner=self._owner,
-                lease_ms=int(LEASE_S * 1000),
-                send_by=send_by,
-                limit=limit,
+                lease_ms=self._lease_ms,
+                limit=wanted.limit,
                 ids=ids,
             )
 
@@ -104,20 +131,48 @@ class Turns:
 
     def _settle(
         self, connection: Connection, finished: Sequence[Finished], *, singly: bool
-    ) -> None:
+    ) -> list[str]:
+        """Settle and mirror; give the ids that can be claimed because of it."""
         settlements = [each.settlement for each in finished]
         settled = outbox.settle(connection, settlements, owner=self._owner)
         if len(settled) < len(settlements):
             fenced = [s.id for s in settlements if s.id not in settled]
             _log.warning("settle_fenced", deliveries=fenced)
-        sent = [
-            (each.resolved.claim, each.settlement)
-            for each in finished
-            if each.settlement.state is State.SENT and each.settlement.id in settled
-        ]
+        done = [each for each in finished if each.settlement.id in settled]
+        sent = [(d.resolved.claim, d.settlement) for d in done if d.settlement.state is State.SENT]
         mirror_sent(connection, sent, singly=singly)
+        _report_dead_letters([d.settlement for d in done])
+        keys = {
+            d.resolved.claim.order_key
+            for d in done
+            if d.resolved.claim.order_key is not None and d.settlement.state in ENDS
+        }
+        further_parts = [d.settlement.id for d in done if d.settlement.state is State.QUEUED]
+        return [*further_parts, *order.release(connection, keys)]
+
+    def renew(self, held: Mapping[str, int]) -> set[str]:
+        """Lengthen the leases of deliveries, given with their fences; give those still held."""
+        with self._transaction() as connection:
+            return outbox.renew(connection, held, lease_ms=self._lease_ms)
+
+    def note(self, claim: outbox.Claimed) -> bool:
+        """Note before a send that it may be accepted from now on; `False` when it was lost."""
+        with self._transaction() as connection:
+            held = {claim.id: claim.attempt}
+            return bool(outbox.renew(connection, held, lease_ms=self._lease_ms, in_doubt=True))
 
     def give_back(self, waiting: Sequence[Resolved]) -> None:
         """Return claimed deliveries that were not sent."""
         with self._transaction() as connection:
             outbox.give_back(connection, [(r.claim.id, r.claim.attempt) for r in waiting])
+
+
+def _report_dead_letters(settlements: Sequence[Settlement]) -> None:
+    """Alarm once for all that failed of one cause, not once for each."""
+    causes = Counter(
+        (s.place.platform, s.failure.kind if s.failure else None)
+        for s in settlements
+        if s.state is State.FAILED
+    )
+    for (platform, kind), count in causes.items():
+        _log.error("dead_letters", platform=platform, error_kind=kind, deliveries=count)

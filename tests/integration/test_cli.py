@@ -4,7 +4,6 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from math import inf
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ def engine(mirrorpost: CommandLine) -> Iterator[Engine]:
 
 def claim(engine: Engine) -> list[Claimed]:
     with engine.begin() as connection:
-        return outbox.claim(connection, owner="test", lease_ms=30_000, send_by=inf, limit=1)
+        return outbox.claim(connection, owner="test", lease_ms=30_000, limit=1).claimed
 
 
 def settle(engine: Engine, claimed: Claimed, outcome: Outcome) -> None:

@@ -38,9 +38,7 @@ def sent(engine: Engine, chat: str, *, user: str | None, mirror: str, said: str 
     with engine.begin() as connection:
         new = check(to=f"telegram:{chat}", text=said, source="cron", metadata={"topic": "tea"})
         id_ = outbox.insert(connection, [new])[0].id
-        [claim] = outbox.claim(
-            connection, owner="w", lease_ms=1_000, send_by=0.0, limit=1, ids=[id_]
-        )
+        [claim] = outbox.claim(connection, owner="w", lease_ms=1_000, limit=1, ids=[id_]).claimed
         place = Place("telegram", "", chat, None, user)
         settled = Settlement(
             id_, claim.attempt, State.SENT, place, cost=1, receipt=("77",), mirror=mirror

@@ -30,7 +30,7 @@ sys.stdin.readline()
 held = []
 while True:
     with made.begin() as connection:
-        found = claim(connection, owner=sys.argv[2], lease_ms=60_000, send_by=0.0, limit=7)
+        found = claim(connection, owner=sys.argv[2], lease_ms=60_000, limit=7).claimed
     if not found:
         break
     held += [each.id for each in found]
@@ -54,9 +54,7 @@ def put(engine: Engine, count: int = 1, **fields: object) -> list[str]:
 
 def claim(engine: Engine, limit: int = 64, ids: Sequence[str] = ()) -> list[Claimed]:
     with engine.begin() as connection:
-        return outbox.claim(
-            connection, owner="w", lease_ms=60_000, send_by=0.0, limit=limit, ids=ids
-        )
+        return outbox.claim(connection, owner="w", lease_ms=60_000, limit=limit, ids=ids).claimed
 
 
 def settle(engine: Engine, claimed: Sequence[Claimed]) -> set[str]:

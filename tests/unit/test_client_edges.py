@@ -11,7 +11,6 @@ import structlog
 from aiohttp import ThreadedResolver
 from aiohttp.abc import ResolveResult
 
-from worker import http
 from worker.http import Client
 from worker.platforms.base import Request, Response
 from worker.taxonomy import ErrorKind, Failure
@@ -104,7 +103,7 @@ def kind(answer: Response | Failure) -> ErrorKind:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "HTTP_TIMEOUT_S", 0.2)
+    monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout_s", 0.2)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ NOW = datetime.now(UTC)
         ({"text": 5}, "must be a string, not int"),
         ({"text": "a\0b"}, "NUL"),
         ({"text": "\ud800"}, "surrogate"),
-        ({"text": "x" * 4097}, "too long for telegram"),
+        ({"text": "x" * 100_001}, "too long for telegram"),
         ({"to": 5}, "must be a string, not int"),
         ({"metadata": {"a": object()}}, "not JSON"),
         ({"metadata": [1]}, "JSON object"),

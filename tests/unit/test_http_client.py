@@ -7,7 +7,6 @@ from contextlib import suppress
 
 import pytest
 
-from worker import http
 from worker.http import Client
 from worker.platforms.base import Request
 from worker.taxonomy import ErrorKind
@@ -100,7 +99,7 @@ def test_a_connection_that_breaks_after_the_request_is_ambiguous(behave):
 
 
 def test_a_server_that_never_answers_is_ambiguous(monkeypatch):
-    monkeypatch.setattr(http, "HTTP_TIMEOUT_S", 0.2)
+    monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout_s", 0.2)
     assert answered_by(hang).kind is ErrorKind.AMBIGUOUS
 
 

@@ -63,11 +63,11 @@ def test_lane_names_sort_by_their_priority() -> None:
 
 
 def _claim(connection: Connection) -> None:
-    outbox.claim(connection, owner="w", lease_ms=1, send_by=0.0, limit=99)
+    outbox.claim(connection, owner="w", lease_ms=1, limit=99)
 
 
 def _claim_by_id(connection: Connection) -> None:
-    outbox.claim(connection, owner="w", lease_ms=1, send_by=0.0, limit=99, ids=["d"])
+    outbox.claim(connection, owner="w", lease_ms=1, limit=99, ids=["d"])
 
 
 def _release(connection: Connection) -> None:
@@ -75,7 +75,7 @@ def _release(connection: Connection) -> None:
 
 
 def _rescue(connection: Connection) -> None:
-    due.rescue(connection, deduplicating=["matrix"])
+    due.rescue(connection, keyed=["matrix"], asked=["slack"])
 
 
 WRITERS: dict[str, Callable[[Connection], object]] = {
@@ -166,12 +166,16 @@ def test_each_writer_moves_only_what_it_is_for(engine: Engine, name: str, state:
     ("platform", "policy", "used", "after"),
     [
         ("telegram", "resend", 0, State.QUEUED),
-        ("telegram", "hold", 0, State.UNKNOWN),
+        # Its worker would have noted that it had begun.
+        ("telegram", "hold", 0, State.QUEUED),
         ("telegram", "resend", 6, State.UNKNOWN),
         ("matrix", "hold", 0, State.QUEUED),
-        ("matrix", "resend", 6, State.FAILED),
+        ("matrix", "resend", 6, State.UNKNOWN),
         (None, "resend", 0, State.QUEUED),
-        (None, "hold", 0, State.UNKNOWN),
+        (None, "hold", 0, State.QUEUED),
+        # The second time it waits: it may be what kills the workers.
+        ("telegram", "resend", 1, State.RETRYING),
+        ("slack", "hold", 0, State.QUEUED),
     ],
 )
 def test_a_rescue_leads_only_where_sending_may_lead(

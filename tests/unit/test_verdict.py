@@ -25,6 +25,9 @@ class Claimed:
     attempts_used: int = 0
     policy: str = "resend"
     maybe_duplicate: bool = False
+    receipt: list[str] | None = None
+    age_ms: int = 0
+    doubt_ms: int | None = None
 
 
 def verdict(
@@ -33,6 +36,8 @@ def verdict(
     *,
     dedup: Dedup = Dedup.NONE,
     place: Place = PLACE,
+    parts: int = 1,
+    min_age_s: float = 0.0,
 ) -> Settlement:
     return judge(
         claim or Claimed(),
@@ -42,6 +47,8 @@ def verdict(
         credential_print="print",
         started_ms=1_000,
         took_ms=20,
+        parts=parts,
+        min_age_s=min_age_s,
         jitter=random.Random(1),
     )
 
@@ -63,7 +70,7 @@ def expected(kind: ErrorKind, policy: str, dedup: Dedup, used: int) -> State:
         return State.HELD
     if kind is K.RATE_LIMITED:
         return State.RETRYING
-    if kind is K.AMBIGUOUS and dedup is not Dedup.KEY and (policy == "hold" or last):
+    if kind is K.AMBIGUOUS and (last or (policy == "hold" and dedup is Dedup.NONE)):
         return State.UNKNOWN
     return State.FAILED if last else State.RETRYING
 
@@ -128,14 +135,52 @@ def test_a_refused_credential_is_remembered_and_no_other_failure_s() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dedup", "marked"), [(Dedup.KEY, False), (Dedup.ASK, True), (Dedup.NONE, True)]
+    ("dedup", "marked"), [(Dedup.KEY, False), (Dedup.ASK, False), (Dedup.NONE, True)]
 )
-def test_an_ambiguous_send_is_a_possible_duplicate_unless_the_platform_knows_the_key(
+def test_an_ambiguous_send_is_a_possible_duplicate_where_the_platform_can_do_nothing(
     dedup: Dedup, marked: bool
 ) -> None:
     settled = verdict(fail(K.AMBIGUOUS), dedup=dedup)
     assert settled.state is State.RETRYING
     assert settled.maybe_duplicate is marked
+    assert settled.doubt is True
+
+
+def test_what_was_proven_not_sent_leaves_no_doubt_but_an_older_one_stays() -> None:
+    assert verdict(fail(K.TRANSIENT)).doubt is False
+    assert verdict(fail(K.TRANSIENT), Claimed(doubt_ms=9)).doubt is None
+    assert verdict(Receipt(("7",)), Claimed(doubt_ms=9)).doubt is False
+
+
+def test_what_may_have_arrived_before_does_not_end_as_failed_for_want_of_attempts() -> None:
+    spent = Claimed(attempts_used=6, doubt_ms=9)
+    assert verdict(fail(K.TRANSIENT), spent, dedup=Dedup.KEY).state is State.UNKNOWN
+
+
+def test_a_young_delivery_goes_on_when_its_attempts_are_used_up() -> None:
+    young = Claimed(attempts_used=9, age_ms=3_600_000)
+    settled = verdict(fail(K.TRANSIENT), young, min_age_s=6 * 3600)
+    assert settled.state is State.RETRYING
+    assert settled.delay_ms is not None
+    assert 5_760_000 <= settled.delay_ms <= 8_640_000
+    old = Claimed(attempts_used=9, age_ms=6 * 3_600_000)
+    assert verdict(fail(K.TRANSIENT), old, min_age_s=6 * 3600).state is State.FAILED
+    assert verdict(fail(K.INVALID), young, min_age_s=6 * 3600).state is State.FAILED
+
+
+def test_a_part_that_was_sent_queues_the_next_and_keeps_the_receipts() -> None:
+    second = Claimed(receipt=["a"])
+    settled = verdict(Receipt(("b",)), second, parts=3)
+    assert (settled.state, settled.receipt, settled.part) == (State.QUEUED, ("a", "b"), 1)
+    assert (settled.cost, settled.mirror) == (0, None)
+    last = verdict(Receipt(("c",)), Claimed(receipt=["a", "b"]), parts=3)
+    assert (last.state, last.receipt, last.part) == (State.SENT, ("a", "b", "c"), 2)
+    assert last.mirror == "done"
+
+
+def test_a_failure_in_a_later_part_keeps_the_receipts_of_those_before() -> None:
+    settled = verdict(fail(K.TRANSIENT), Claimed(receipt=["a", "b"]), parts=5)
+    assert (settled.state, settled.receipt, settled.part) == (State.RETRYING, ("a", "b"), 2)
 
 
 def test_on_hold_an_ambiguous_send_is_never_repeated_blindly() -> None:

@@ -39,6 +39,7 @@ class Capability:
     Attributes:
         max_length: Longest text of one message, in the unit of `measure`.
         measure: Gives a text's length in the platform's own unit.
+        splits: A longer text is sent in parts; without, it is refused.
         threads: `platform:chat#thread` is understood.
         colon_in_ids: Ids may contain `:`, so `platform:chat:thread` is not.
         dedup: What can be done about an ambiguous send.
@@ -49,6 +50,7 @@ class Capability:
 
     max_length: int
     measure: Callable[[str], int] = len
+    splits: bool = True
     threads: bool = False
     colon_in_ids: bool = False
     dedup: Dedup = Dedup.NONE

@@ -58,7 +58,11 @@ class Webhook:
     name = "webhook"
     #: The standard asks for less than 20 kB in all.
     capability = Capability(
-        max_length=16_000, measure=utf8_bytes, colon_in_ids=True, dedup=Dedup.KEY
+        max_length=16_000,
+        measure=utf8_bytes,
+        splits=False,
+        colon_in_ids=True,
+        dedup=Dedup.KEY,
     )
     variables: tuple[Variable, ...] = (Variable("MIRRORPOST_WEBHOOK_SECRET"),)
 

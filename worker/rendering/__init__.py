@@ -1,0 +1,1 @@
+"""Rendering: what a delivery says becomes what a platform takes. Pure."""
