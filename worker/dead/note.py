@@ -53,6 +53,9 @@ def note(connection: Connection, tries: Sequence[Tried]) -> None:
         if consequence.credential_dead and tried.credential_print:
             refused[tried.platform, tried.account] = tried
         elif consequence.target_dead or failure.moved_to is not None:
+            if failure.thread_only and not tried.thread_id:
+                # A closed general topic: written to without a thread, as the group is.
+                continue
             thread = tried.thread_id if failure.thread_only else ""
             targets[Dead(tried.platform, tried.account, tried.chat_id, thread)] = tried
     if targets:

@@ -1,4 +1,4 @@
-"""Probe: one delivery an hour tries whether a dead chat is alive; what shows it is takes it back."""
+"""Probe: one delivery an hour tries a dead chat, and what shows it alive takes the note back."""
 
 from collections.abc import Collection, Mapping
 from functools import cache

@@ -45,6 +45,11 @@ class Standing:
     gone: Note | None = None
     refused: Note | None = None
 
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether a message can go there now."""
+        return self.gone is None and self.refused is None
+
 
 def look_up(connection: Connection, places: Iterable[Place]) -> dict[Place, Standing]:
     """Give what is noted of these places; of most of them nothing."""
@@ -68,19 +73,31 @@ def look_up(connection: Connection, places: Iterable[Place]) -> dict[Place, Stan
 
 @cache
 def _look_up(dialect: str) -> TextClause:
+    moved = """m.platform = r.platform AND m.account = r.account AND m.chat_id = r.chat_id
+        AND m.thread_id = '' AND m.moved_to IS NOT NULL"""
+    gone = """d.platform = r.platform AND d.account = r.account
+        AND d.chat_id = COALESCE(m.moved_to, r.chat_id) AND d.thread_id IN ('', r.thread_id)
+        AND d.moved_to IS NULL"""
+    refused = """c.platform = r.platform AND c.account = r.account
+        AND c.credential_print = r.credential_print"""
     return text(
         f"""
         SELECT r.n, m.moved_to, d.thread_id, d.kind, d.reason, d.since_ms,
             d.probe_ms <= {NOW_MS[dialect]} AS due, c.reason AS refused, c.since_ms AS refused_ms
         FROM ({rows_from_json(dialect, _PLACE)}) AS r
-        LEFT JOIN dead_target m ON m.platform = r.platform AND m.account = r.account
-            AND m.chat_id = r.chat_id AND m.thread_id = '' AND m.moved_to IS NOT NULL
-        LEFT JOIN dead_target d ON d.platform = r.platform AND d.account = r.account
-            AND d.chat_id = COALESCE(m.moved_to, r.chat_id)
-            AND d.thread_id IN ('', r.thread_id) AND d.moved_to IS NULL
-        LEFT JOIN dead_credential c ON c.platform = r.platform AND c.account = r.account
-            AND c.credential_print = r.credential_print
+        {_left_join(dialect, "dead_target m", moved)}
+        {_left_join(dialect, "dead_target d", gone)}
+        {_left_join(dialect, "dead_credential c", refused)}
         WHERE m.moved_to IS NOT NULL OR d.kind IS NOT NULL OR c.reason IS NOT NULL
         ORDER BY d.thread_id
         """
     )
+
+
+def _left_join(dialect: str, table: str, condition: str) -> str:
+    if dialect == "sqlite":
+        return f"LEFT JOIN {table} ON {condition}"
+    # PostgreSQL would read thousands of notes rather than look up a chunk's places; spelled
+    # so, it goes by the key.
+    alias = table.partition(" ")[2]
+    return f"LEFT JOIN LATERAL (SELECT * FROM {table} WHERE {condition} OFFSET 0) {alias} ON true"
