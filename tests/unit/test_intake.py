@@ -47,7 +47,10 @@ def refusal(**fields: object) -> str:
         ({"text": "a\ud83d"}, "send valid Unicode"),
         ({"to": "telegram:1", "text": "a\ud83d"}, "send valid Unicode"),
         ({"text": "x" * 100_001, "to": "user:alice"}, "at most 100000"),
-        ({"text": "x" * 100_001, "to": "telegram:1"}, "too long for telegram: 100001, at most 100000"),
+        (
+            {"text": "x" * 100_001, "to": "telegram:1"},
+            "too long for telegram: 100001, at most 100000",
+        ),
         (
             {"text": "😀" * 4_001, "to": "webhook:https://example.org/"},
             "too long for webhook: 16004, at most 16000",
