@@ -41,7 +41,9 @@ def _site(surroundings: Surroundings) -> Iterator[tuple[Engine, dict[str, str], 
         engine = open_engine(url)
         migrate(engine)
         try:
-            yield engine, environment(url, surroundings, folder), folder
+            # A worker says when it is ready.
+            env = environment(url, surroundings, folder) | {"MIRRORPOST_LOG_LEVEL": "INFO"}
+            yield engine, env, folder
         finally:
             engine.dispose()
             remove_folder(folder)
