@@ -2,7 +2,15 @@
 
 import sys
 
-from scheduler.clock import Clock, DatabaseClock, firing, relaying, repairing, republishing
+from scheduler.clock import (
+    Clock,
+    DatabaseClock,
+    firing,
+    relaying,
+    repairing,
+    republishing,
+    sweeping,
+)
 from worker.database import MIGRATION_WITHIN_S, await_schema, engine
 from worker.errors import MirrorpostError
 from worker.log import configure_logging
@@ -26,6 +34,7 @@ def main() -> int:
         relaying(database, clock),
         republishing(database),
         repairing(database, resolver),
+        sweeping(database),
     ]
     Clock(passes).run()
     database.dispose()

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from resolvers import IdentityResolverProtocol
 from scheduler.fire import fire_due
 from scheduler.mirror_repair import repair_mirrors
+from scheduler.order_sweep import sweep_order
 from scheduler.relay import relay
 from scheduler.republish import republish
 
@@ -42,6 +43,8 @@ _AGAIN_S = 0.1
 _REPAIR_S = 5.0
 #: Seconds between looks for what the broker lost.
 _REPUBLISH_S = 2.0
+#: Seconds between looks for what is held in order without reason.
+_SWEEP_S = 5.0
 #: Batches of due schedules in one tick, so that the relay has its turn.
 _BATCHES = 20
 
@@ -188,6 +191,11 @@ def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:
 def republishing(engine: Engine) -> Pass:
     """Give the pass that publishes again what the broker lost."""
     return Pass("republish", _every(_REPUBLISH_S, lambda: republish(engine)))
+
+
+def sweeping(engine: Engine) -> Pass:
+    """Give the pass that frees what is held in order and has nothing before it."""
+    return Pass("sweep_order", _every(_SWEEP_S, lambda: sweep_order(engine)))
 
 
 def _every(seconds: float, duty: Callable[[], object]) -> Callable[[], None]:

@@ -24,6 +24,8 @@ _log = structlog.get_logger(__name__)
 
 #: Ids of one task of a bulk.
 _IDS_A_TASK = 500
+#: Deliveries at once that are a bulk on any lane: a task each would cost a millisecond each.
+_BULK = 100
 
 
 class Publishable(Protocol):
@@ -61,7 +63,7 @@ def waiting(lane: Lane) -> int | None:
 
 
 def publish(engine: Engine, deliveries: Sequence[Publishable]) -> int:
-    """Publish deliveries: one task with one id each for replies, reminders and fires; bulk in bulk.
+    """Publish deliveries: a task with one id each for replies, reminders and fires; bulk in bulk.
 
     Gives how many the broker took; never raises for a broker that is away.
     """
@@ -70,7 +72,7 @@ def publish(engine: Engine, deliveries: Sequence[Publishable]) -> int:
         by_lane[delivery.lane].append(delivery.id)
     taken = 0
     for lane, ids in by_lane.items():
-        size = _IDS_A_TASK if lane is Lane.BROADCAST else 1
+        size = _IDS_A_TASK if lane is Lane.BROADCAST or len(ids) >= _BULK else 1
         chunks = [ids[at : at + size] for at in range(0, len(ids), size)]
         done = _publish(lane, chunks)
         taken += sum(len(chunk) for chunk in chunks[:done])

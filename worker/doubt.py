@@ -10,7 +10,7 @@ from enum import StrEnum
 from worker.http import Client
 from worker.intake import Policy
 from worker.outbox import Claimed
-from worker.platforms.base import Asks, Bot, Capability, Dedup, Message, Response
+from worker.platforms.base import Asks, Bot, Capability, Dedup, Message, Platform, Response
 from worker.taxonomy import ErrorKind, Failure, Receipt
 
 #: Requests of one dialogue; a busy channel has some pages.
@@ -31,11 +31,11 @@ class Way(StrEnum):
     STOP = "stop"
 
 
-def choose(claim: Claimed, capability: Capability) -> Way:
+def choose(claim: Claimed, adapter: Platform) -> Way:
     """Choose the strongest way that the platform allows."""
-    if claim.doubt_ms is None or _keeps_key(capability, claim.doubt_ms / 1000):
+    if claim.doubt_ms is None or _keeps_key(adapter.capability, claim.doubt_ms / 1000):
         return Way.SEND
-    return Way.ASK if capability.dedup is Dedup.ASK else by_policy(claim)
+    return Way.ASK if isinstance(adapter, Asks) else by_policy(claim)
 
 
 def by_policy(claim: Claimed) -> Way:

@@ -155,7 +155,7 @@ def _check(resolved: Resolved, bots: Bots, settings: Settings) -> _Ready | Settl
             # Kept although a route is chosen anew: it says whose credential is awaited.
             place=replace(where, platform=name, account=place.account),
         )
-    way = choose(claim, adapter.capability)
+    way = choose(claim, adapter)
     if way is Way.STOP:
         return _stopped(resolved, State.UNKNOWN)
     return _Ready(resolved, adapter, bot, fingerprint, way, _parts(claim.text, adapter))

@@ -10,7 +10,9 @@ from pathlib import Path
 import orjson
 import structlog
 from celery import Task, shared_task
+from celery.exceptions import Reject
 from sqlalchemy import text
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from worker import outbox
 from worker.errors import Refused
@@ -22,6 +24,8 @@ _log = structlog.get_logger(__name__)
 
 #: Seconds that a task waits until its rows are claimed; the drain goes on with the rest.
 _WAIT_S = 100.0
+#: Seconds before a message goes back to the broker because the database cannot take it.
+_DATABASE_RETRY_S = 1.0
 #: The fields of `mirrorpost.deliver`.
 _FIELDS = frozenset(
     {
@@ -47,10 +51,19 @@ _FIELDS = frozenset(
 def deliver(self: Task, /, *arguments: object, **fields: object) -> None:
     """Take a delivery from a producer that has nothing but the broker.
 
-    Acknowledged after its row is committed. The task's id is the key where none is given, so
-    that a message which the broker gives out twice is one delivery.
+    Acknowledged after its row is committed; while the database cannot take it, it goes back to
+    the broker. The task's id is the key where none is given, so that a message which the broker
+    gives out twice is one delivery.
     """
-    task_id = str(self.request.id)
+    try:
+        _take_in(str(self.request.id), arguments, fields)
+    except (OperationalError, InterfaceError) as error:
+        _log.warning("intake_waits_for_database", error=str(error.orig).partition("\n")[0])
+        time.sleep(_DATABASE_RETRY_S)
+        raise Reject(requeue=True) from None
+
+
+def _take_in(task_id: str, arguments: tuple[object, ...], fields: dict[str, object]) -> None:
     engine = runtime().engine
     try:
         if arguments:
@@ -64,11 +77,17 @@ def deliver(self: Task, /, *arguments: object, **fields: object) -> None:
         new = check(key=key, **fields)  # type: ignore[arg-type]  # check refuses wrong types
         with engine.begin() as connection:
             accepted = outbox.insert(connection, [new])[0]
-    except Refused as refused:
-        _reject(task_id, str(refused), {"arguments": arguments, **fields})
+    except (Refused, DataError) as refused:
+        _reject(task_id, _reason(refused), {"arguments": arguments, **fields})
         return
     if accepted.due_now:
         _deliver([accepted.id])
+
+
+def _reason(refused: Exception) -> str:
+    if isinstance(refused, DataError):
+        return f"the database cannot keep it: {refused.orig}".partition("\n")[0]
+    return str(refused)
 
 
 def _reject(task_id: str, reason: str, payload: dict[str, object]) -> None:

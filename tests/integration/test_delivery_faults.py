@@ -47,7 +47,7 @@ def test_a_429_is_waited_for_by_everybody_in_the_chat_and_costs_no_attempt(
     first = site.enqueue(f"{platform}:{chat}", "first")
     row = site.reaches(first, "retrying")
     paused_ms = site.attempts(first)[0].started_ms
-    second = site.enqueue(f"{platform}:{chat}", "second")
+    second = site.enqueue(f"{platform}:{chat}", "second", order="none")
     waiting = site.reaches(second, "retrying")
     site.reaches(site.enqueue(f"{platform}:{elsewhere}", "elsewhere"), "sent")
     elsewhere_ms = time.time() * 1000
@@ -217,7 +217,7 @@ def test_a_revoked_token_holds_what_needs_it(site: Site, platform: str) -> None:
     assert (row.error_kind, row.attempts_used) == ("auth", 0)
     assert row.credential_print
     site.sandbox.no_faults()
-    site.reaches(site.enqueue(f"{platform}:{chat}", "the next"), "sent")
+    site.reaches(site.enqueue(f"{platform}:{chat}", "the next", order="none"), "sent")
     assert site.delivery(id_).state == "held"
     assert len(site.attempts(id_)) == 1
 

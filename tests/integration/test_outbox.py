@@ -183,7 +183,7 @@ def test_no_duty_of_the_relay_reads_the_ended_deliveries(engine: Engine) -> None
         due.queue_unpublished(connection)
         due.is_stale(connection)
         due.queue_stale(connection, Lane.REPLY)
-        due.rescue(connection, deduplicating=["matrix"])
+        due.rescue(connection, keyed=["matrix"], asked=["slack"])
         due.mark_unpublished(connection, ["x"])
         outbox.give_back(connection, [("x", 1)])
         outbox.mark_mirror_failed(connection, ["x"])

@@ -12,6 +12,9 @@ from worker import due, outbox
 from worker.database import check_schema, downgrade, engine, migrate, now_ms
 from worker.errors import KeyConflict, SchemaMismatch, SchemaOutdated
 from worker.intake import check
+from worker.order import _release
+from worker.outbox.claim import _claim_statement, _renew_statement
+from worker.outbox.settle import _settle_statement
 from worker.states import State
 from worker.taxonomy import ErrorKind, Failure
 from worker.verdict import Place, Settlement
@@ -205,11 +208,13 @@ def test_what_is_due_is_queued_and_what_is_past_its_time_expires(database, monke
     ("asked", "ends"),
     [
         (("telegram:5", "resend", 0), ("queued", True)),
-        (("telegram:5", "hold", 0), ("unknown", True)),
+        # Its worker would have noted that it had begun.
+        (("telegram:5", "hold", 0), ("queued", False)),
+        (("slack:C024BE91L", "resend", 0), ("queued", False)),
         (("discord:5", "resend", 0), ("queued", False)),
         (("discord:5", "hold", 0), ("queued", False)),
         (("telegram:5", "resend", 6), ("unknown", True)),
-        (("discord:5", "resend", 6), ("failed", False)),
+        (("discord:5", "resend", 6), ("unknown", False)),
     ],
 )
 def test_a_lease_that_ran_out_is_taken_up_by_what_the_platform_can(
@@ -312,11 +317,14 @@ def test_hot_statements_never_read_the_whole_outbox(database):
     ids = [f"{n:032d}" for n in range(64)]
     by_ids = ids if dialect == "postgresql" else str(ids).replace("'", '"')
     lease = {"owner": "w", "lease_ms": 1, "limit": 64}
+    held = '[{"id": "a", "attempt": 1}]'
     settled = '[{"id": "a", "attempt": 1, "state": "sent", "cost": 1}]'
     statements = [
-        (outbox._claim_statement(dialect, named=False).text, lease),
-        (outbox._claim_statement(dialect, named=True).text, {**lease, "ids": by_ids}),
-        (outbox._settle_statement(dialect).text, {"rows": settled}),
+        (_claim_statement(dialect, named=False).text, lease),
+        (_claim_statement(dialect, named=True).text, {**lease, "ids": by_ids}),
+        (_settle_statement(dialect).text, {"rows": settled}),
+        (_renew_statement(dialect, in_doubt=True).text, {"rows": held, "lease_ms": 1}),
+        (_release(dialect).text, {"keys": '["telegram@:1"]'}),
         (due._duty(dialect).text, {}),
     ]
     for statement, parameters in statements:

@@ -1,9 +1,9 @@
 """The outbox: the rows of deliveries, and the only code that writes their state.
 
 In the order of a row's life: `store`, `claim`, `settle`, `marks`; with `worker.due` for what
-the relay asks, `worker.order` for who comes first, and `worker.states` for what is legal. Each function is
-one statement, or a few in the caller's transaction. Hot statements take their rows as one
-JSON array; the query plans are pinned by tests.
+the relay asks, `worker.order` for who comes first, and `worker.states` for what is legal.
+Each function is one statement, or a few in the caller's transaction. Hot statements take
+their rows as one JSON array; the query plans are pinned by tests.
 """
 
 from worker.outbox.claim import Claimed, Taken, claim, give_back, renew

@@ -38,7 +38,10 @@ class Kind(StrEnum):
 Answers = Mapping[Kind, Callable[["Fault"], web.Response]]
 
 PLATFORMS = ("telegram", "discord", "slack", "webhook")
-_FIELDS = ("platform", "chat", "fault", "times", "retry_after", "seconds", "to", "global")
+_FIELDS = (
+    *("platform", "chat", "fault", "times", "skip"),
+    *("retry_after", "seconds", "to", "global"),
+)
 #: Seconds that a hang and a slow answer take when nothing else is said.
 _SECONDS = {Kind.HANG: 60.0, Kind.SLOW: 1.0}
 #: Seconds between two looks at whether a hanging client is still there.
@@ -56,6 +59,7 @@ class Fault:
     Attributes:
         chat: Only in this chat; `None` in all of them.
         times: How often it still happens; `None` until it is cleared.
+        skip: How many messages pass before it happens.
         retry_after_s: What the platform is to say; `None` leaves it to the platform's handler.
         to: The new id of a migrated group.
         everywhere: A 429 that names the bot's global limit (Discord).
@@ -65,6 +69,7 @@ class Fault:
     kind: Kind
     chat: str | None = None
     times: int | None = None
+    skip: int = 0
     retry_after_s: float | None = None
     seconds: float = 0.0
     to: str | None = None
@@ -77,6 +82,7 @@ class Fault:
             "chat": self.chat,
             "fault": self.kind.value,
             "times": self.times,
+            "skip": self.skip,
             "retry_after": self.retry_after_s,
             "seconds": self.seconds,
             "to": self.to,
@@ -112,6 +118,9 @@ class Faults:
         for fault in self._on:
             hits = fault.platform == platform and fault.kind in kinds
             if hits and fault.chat in {None, *chats} and fault.to not in {*chats} - {None}:
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
                 if fault.times is not None:
                     fault.times -= 1
                     if fault.times == 0:
@@ -146,6 +155,7 @@ def read_fault(value: object) -> Fault:
         kind=kind,
         chat=_read_id(given, "chat"),
         times=_read_times(given.get("times")),
+        skip=0 if given.get("skip") in {None, 0} else _read_times(given["skip"], "skip") or 0,
         retry_after_s=_read_seconds(given, "retry_after"),
         seconds=_read_seconds(given, "seconds") or _SECONDS.get(kind, 0.0),
         to=to,
@@ -169,11 +179,11 @@ def _read_id(given: dict[str, object], name: str) -> str | None:
     return str(value)
 
 
-def _read_times(value: object) -> int | None:
+def _read_times(value: object, name: str = "times") -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadControl(f"'times' must be a whole number from 1, or null, not {value!r}")
+        raise BadControl(f"{name!r} must be a whole number from 1, or null, not {value!r}")
     return value
 
 
