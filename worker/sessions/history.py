@@ -114,7 +114,8 @@ class SessionManager:
     ) -> str:
         """Append what somebody wrote, or what a bot answered; return the conversation's key.
 
-        A chat in which somebody wrote is not noted as dead any more. `user_id` is the account on `platform`, never a unified id; `at` is now by default.
+        A chat in which somebody wrote is not noted as dead any more. `user_id` is the account on
+        `platform`, never a unified id; `at` is now by default.
 
         Raises:
             Refused: Empty or unstorable text, a time without a zone, metadata that is not JSON.
