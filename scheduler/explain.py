@@ -15,7 +15,8 @@ from scheduler.tables import Fire, Schedule
 from scheduler.when import to_ms
 from worker.backoff import MAX_ATTEMPTS
 from worker.database import now_ms, reading
-from worker.states import State
+from worker.order import WAITS
+from worker.states import ENDS, State
 from worker.tables import AttemptRow, DeliveryRow
 from worker.taxonomy import ErrorKind
 
@@ -156,15 +157,21 @@ def _route(delivery: DeliveryRow) -> list[str]:
 
 
 def _tried(attempt: AttemptRow) -> str:
-    begun = f"Attempt {attempt.attempt} at {_time(attempt.started_ms)}"
+    part = f", part {attempt.part + 1}" if attempt.part else ""
+    begun = f"Attempt {attempt.attempt}{part} at {_time(attempt.started_ms)}"
+    late = (
+        " Its worker came back after its lease had ended, so this changed nothing."
+        if attempt.fenced
+        else ""
+    )
     if attempt.outcome == "sent":
-        return f"{begun}: accepted after {attempt.took_ms} ms."
+        return f"{begun}: accepted after {attempt.took_ms} ms.{late}"
     status = f"HTTP {attempt.http_status}, " if attempt.http_status is not None else ""
     words = f" It said: {attempt.text}." if attempt.text else ""
     after = ""
     if attempt.retry_after_ms is not None:
         after = f" It asked to wait {_span(attempt.retry_after_ms)}."
-    return f"{begun}: {status}{attempt.outcome}, {_meaning(attempt.outcome)}.{words}{after}"
+    return f"{begun}: {status}{attempt.outcome}, {_meaning(attempt.outcome)}.{words}{after}{late}"
 
 
 def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911 - one a state
@@ -184,6 +191,11 @@ def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911
             return [
                 f"It is tried again {when}, at {_time(delivery.due_ms)} ({why}). "
                 f"{delivery.attempts_used} of {MAX_ATTEMPTS} attempts are used up."
+            ]
+        case State.HELD if delivery.error_kind == WAITS:
+            return [
+                f"It is held: {why}, and goes out when that has ended. See the earlier ones: "
+                f"mirrorpost deliveries list --target {delivery.target}"
             ]
         case State.HELD:
             return [
@@ -247,7 +259,12 @@ def _delay(delivery: DeliveryRow) -> str:
 
 def _doubt(delivery: DeliveryRow) -> list[str]:
     if not delivery.maybe_duplicate:
-        return []
+        if delivery.doubt_ms is None or delivery.state in ENDS:
+            return []
+        return [
+            f"An attempt since {_time(delivery.doubt_ms)} may have been accepted: its platform "
+            "makes one message of two, or is asked before it is sent again."
+        ]
     return [
         "It may have arrived twice: an earlier attempt had no answer, and its policy is to "
         "rather double a message than to lose it."
