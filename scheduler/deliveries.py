@@ -18,7 +18,7 @@ from worker.database import reading
 from worker.errors import NotFound, Refused
 from worker.order import WAITS
 from worker.states import State
-from worker.tables import AttemptRow, DeliveryRow
+from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
 from worker.taxonomy import ErrorKind
 
 T = TypeVar("T")
@@ -128,3 +128,21 @@ def attempts_of(engine: Engine, delivery_id: str) -> Sequence[AttemptRow]:
     )
     with reading(engine) as connection, Session(connection) as session:
         return session.exec(query).all()
+
+
+def noted_of(engine: Engine, delivery: DeliveryRow) -> DeadTargetRow | None:
+    """Give what is noted now of a delivery's chat, `None` while it counts as alive."""
+    query = (
+        select(DeadTargetRow)
+        .where(
+            DeadTargetRow.platform == delivery.platform,
+            DeadTargetRow.account == delivery.account,
+            DeadTargetRow.chat_id == delivery.chat_id,
+            col(DeadTargetRow.thread_id).in_(["", delivery.thread_id or ""]),
+            col(DeadTargetRow.moved_to).is_(None),
+        )
+        .order_by(DeadTargetRow.thread_id)
+        .limit(1)
+    )
+    with reading(engine) as connection, Session(connection) as session:
+        return session.exec(query).one_or_none()

@@ -45,6 +45,7 @@ _COUNTS = {
     "unmirrored": "SELECT count(*) FROM delivery WHERE mirror = 'failed'",
     "unknown_error": "SELECT count(*) FROM attempt WHERE outcome = 'unknown_error'",
     "rejected": "SELECT count(*) FROM rejected",
+    "dead_targets": "SELECT count(*) FROM dead_target WHERE moved_to IS NULL",
     "broken_schedules": "SELECT count(*) FROM schedule WHERE state = 'broken'",
 }
 _SEE = {
@@ -54,6 +55,8 @@ _SEE = {
     "unmirrored": "a scheduler repairs their histories",
     "unknown_error": "answers that the platform's table does not know",
     "rejected": "messages from the broker that were refused at the door",
+    "dead_targets": "chats that are gone or closed to the bot; each is tried once an hour",
+    "dead_credentials": "set another token and start the workers anew",
     "broken_schedules": "mirrorpost schedule list",
 }
 _OVERDUE = text(
@@ -61,7 +64,8 @@ _OVERDUE = text(
     "(SELECT min(next_fire_ms) FROM schedule WHERE state = 'active')"
 )
 _HELD = text(
-    "SELECT count(*), max(error_text), max(credential_print) FROM delivery "
+    "SELECT count(*), max(error_text), (SELECT credential_print FROM dead_credential "
+    "WHERE platform = :platform AND account = :account) FROM delivery "
     "WHERE state = 'held' AND platform = :platform AND account = :account"
 )
 
@@ -158,6 +162,8 @@ def examine(config: Settings) -> Findings:
         with reading(database) as connection:
             _platforms(found, connection)
             _scheduler(found, connection)
+            refused = [p for p in found.platforms.values() if p["state"] == "refused"]
+            found.counts["dead_credentials"] = len(refused)
             for name, query in _COUNTS.items():
                 found.counts[name] = connection.execute(text(query)).scalar_one()
     finally:

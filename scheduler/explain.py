@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
-from scheduler.deliveries import attempts_of
+from scheduler.deliveries import attempts_of, noted_of
 from scheduler.tables import Fire, Schedule
 from scheduler.when import to_ms
 from worker.backoff import MAX_ATTEMPTS
 from worker.database import now_ms, reading
 from worker.order import WAITS
 from worker.states import ENDS, State
-from worker.tables import AttemptRow, DeliveryRow
+from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
 from worker.taxonomy import ErrorKind
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -59,7 +59,8 @@ def explain_stored(engine: Engine, delivery: DeliveryRow) -> list[str]:
     attempts = attempts_of(engine, delivery.id)
     with reading(engine) as connection:
         now = now_ms(connection)
-    return explain(delivery, attempts, now_ms=now, occasion=_occasion(engine, delivery.key))
+    occasion, noted = _occasion(engine, delivery.key), noted_of(engine, delivery)
+    return explain(delivery, attempts, now_ms=now, occasion=occasion, noted=noted)
 
 
 def _occasion(engine: Engine, key: str | None) -> Occasion | None:
@@ -94,8 +95,13 @@ def explain(
     *,
     now_ms: int,
     occasion: Occasion | None = None,
+    noted: DeadTargetRow | None = None,
 ) -> list[str]:
-    """Say why a delivery is where it is, one sentence or two a line, in the order of events."""
+    """Say why a delivery is where it is, one sentence or two a line, in the order of events.
+
+    Args:
+        noted: What is noted of its chat now.
+    """
     return [
         f"Delivery {delivery.id} to {delivery.target}: {delivery.state}.",
         _origin(delivery, occasion),
@@ -103,6 +109,7 @@ def explain(
         *_route(delivery),
         *(_tried(attempt) for attempt in attempts),
         *_standing(delivery, now_ms),
+        *_until_when(delivery, noted, now_ms),
         *_doubt(delivery),
         *_mirrored(delivery),
     ]
@@ -192,15 +199,8 @@ def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911
                 f"It is tried again {when}, at {_time(delivery.due_ms)} ({why}). "
                 f"{delivery.attempts_used} of {MAX_ATTEMPTS} attempts are used up."
             ]
-        case State.HELD if delivery.error_kind == WAITS:
-            return [
-                f"It is held: {why}, and goes out when that has ended. See the earlier ones: "
-                f"mirrorpost deliveries list --target {delivery.target}"
-            ]
         case State.HELD:
-            return [
-                f"It is held: {why}. It goes out when a worker starts that has what is missing."
-            ]
+            return [_held(delivery, why)]
         case State.UNKNOWN:
             return [
                 f"Nobody can know whether it was sent ({why}), and it is not sent again: "
@@ -218,6 +218,30 @@ def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911
             return [f"It expired at {ended}, before it could be sent.{last}"]
         case State.SUPPRESSED:
             return [f"It was suppressed at {ended}: {why}."]
+
+
+def _until_when(delivery: DeliveryRow, noted: DeadTargetRow | None, now_ms: int) -> list[str]:
+    """Say of a dead chat when it is tried next."""
+    dead = (K.TARGET_GONE, K.FORBIDDEN)
+    if delivery.state != State.SUPPRESSED or delivery.error_kind not in dead:
+        return []
+    if noted is None:
+        return ["That is not noted any more: what is asked for now goes out."]
+    left = noted.probe_ms - now_ms
+    after = f" after {_time(noted.probe_ms)}, in {_span(left)}," if left > 0 else ""
+    return [
+        f"The next delivery there{after} tries whether that has changed. "
+        "Whatever is written in that chat takes the note back at once."
+    ]
+
+
+def _held(delivery: DeliveryRow, why: str) -> str:
+    if delivery.error_kind == WAITS:
+        return (
+            f"It is held: {why}, and goes out when that has ended. See the earlier ones: "
+            f"mirrorpost deliveries list --target {delivery.target}"
+        )
+    return f"It is held: {why}. It goes out when a worker starts that has what is missing."
 
 
 def _queued(delivery: DeliveryRow, now_ms: int) -> str:

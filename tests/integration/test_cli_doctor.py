@@ -46,6 +46,8 @@ def test_doctor_counts_what_is_stuck(mirrorpost: CommandLine) -> None:
         "unmirrored": 0,
         "unknown_error": 0,
         "rejected": 0,
+        "dead_targets": 0,
+        "dead_credentials": 0,
         "broken_schedules": 0,
     }
 

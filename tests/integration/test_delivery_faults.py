@@ -6,15 +6,21 @@ from itertools import count
 
 import pytest
 
-from tests.workers import DATABASES, Site, running_site
+from tests.workers import DATABASES, TOKENS, Site, running_site
 from worker.tables import DeliveryRow
 
+#: A refused credential stays refused: the bots that lose theirs do nothing else here.
+_REVOKED = {f"{name}_REVOKED": f"{token}r" for name, token in TOKENS.items()}
 _chats = count(2_000_001)
 
 
 @pytest.fixture(scope="module", params=DATABASES)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    with running_site(request, request.param) as site, site.worker(), site.scheduler():
+    with (
+        running_site(request, request.param, _REVOKED) as site,
+        site.worker(),
+        site.scheduler(),
+    ):
         yield site
 
 
@@ -203,23 +209,25 @@ def test_a_migrated_group_is_written_to_under_its_new_id(site: Site) -> None:
     assert site.sandbox.texts("telegram", old) == []
     assert site.sandbox.texts("telegram", new) == ["to the group"]
     assert [a.outcome for a in site.attempts(id_)] == ["target_moved", "sent"]
-    assert [m.content for m in site.messages(f"telegram:{new}")] == ["to the group"]
+    # One history goes on: the new id becomes whoever the old one was.
+    assert [m.content for m in site.messages(f"telegram:{old}")] == ["to the group"]
 
 
 @pytest.mark.parametrize("platform", ["telegram", "discord", "slack"])
 def test_a_revoked_token_holds_what_needs_it(site: Site, platform: str) -> None:
     chat = chat_on(platform)
-    site.sandbox.fault(platform, None, "revoked")
+    site.sandbox.fault(platform, chat, "revoked")
 
-    id_ = site.enqueue(f"{platform}:{chat}", "waits for a token")
+    id_ = site.enqueue(f"{platform}@revoked:{chat}", "waits for a token")
 
     row = site.reaches(id_, "held")
     assert (row.error_kind, row.attempts_used) == ("auth", 0)
     assert row.credential_print
     site.sandbox.no_faults()
-    site.reaches(site.enqueue(f"{platform}:{chat}", "the next", order="none"), "sent")
-    assert site.delivery(id_).state == "held"
-    assert len(site.attempts(id_)) == 1
+    same_bot = site.enqueue(f"{platform}@revoked:{chat_on(platform)}", "waits as well")
+    site.reaches(same_bot, "held")
+    site.reaches(site.enqueue(f"{platform}:{chat}", "the other bot goes on"), "sent")
+    assert (len(site.attempts(id_)), len(site.attempts(same_bot))) == (1, 0)
 
 
 def test_more_hanging_chats_than_processes_hold_up_nobody_else(site: Site) -> None:

@@ -187,10 +187,13 @@ def test_what_a_revoked_token_held_goes_out_with_another_one(small_site: Site) -
 
     with site.scheduler():
         with site.worker():
-            site.reaches(site.enqueue("slack:C6200", "another"), "sent")
+            another = site.enqueue("slack:C6201", "the same token")
+            site.reaches(another, "held")
+            assert site.attempts(another) == []
             assert site.delivery(id_).state == "held"
         with site.worker({"SLACK_BOT_TOKEN": TOKENS["SLACK_BOT_TOKEN"] + "new"}):
             site.reaches(id_, "sent")
+            site.reaches(another, "sent")
 
 
 def test_the_console_prints_in_the_workers_output(small_site: Site) -> None:

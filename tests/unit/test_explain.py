@@ -4,7 +4,7 @@ import pytest
 
 from scheduler.explain import Occasion, explain
 from worker.states import State
-from worker.tables import AttemptRow, DeliveryRow
+from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
 
 _NOW = 1_900_000_000_000
 
@@ -141,3 +141,39 @@ def test_how_late_it_was_is_told_only_where_no_retry_moved_the_due_time() -> Non
     once = delivery(state="sent", attempt=1, ended_ms=_NOW + 143, created_ms=_NOW - 9**9)
     assert ", 143 ms after it was due" in said(once)
     assert "after it was due" not in said(delivery(state="sent", attempt=2, ended_ms=_NOW))
+
+
+def suppressed(noted: DeadTargetRow | None) -> str:
+    row = delivery(
+        state="suppressed",
+        ended_ms=_NOW,
+        error_kind="target_gone",
+        error_text="telegram:1 is noted as gone since 2030-03-17 17:46 UTC: bot was blocked",
+    )
+    return "\n".join(explain(row, [], now_ms=_NOW, noted=noted))
+
+
+def noted(probe_ms: int) -> DeadTargetRow:
+    return DeadTargetRow(
+        platform="telegram",
+        account="",
+        chat_id="1",
+        thread_id="",
+        kind="target_gone",
+        reason="bot was blocked",
+        since_ms=_NOW,
+        probe_ms=probe_ms,
+    )
+
+
+def test_what_was_suppressed_says_why_since_when_and_when_the_chat_is_tried_next() -> None:
+    words = suppressed(noted(_NOW + 1_800_000))
+    assert "is noted as gone since 2030-03-17 17:46 UTC: bot was blocked." in words
+    assert "The next delivery there after 2030-03-17 18:16:40 UTC, in 30 min, tries" in words
+    assert "The next delivery there tries" in suppressed(noted(_NOW - 1))
+    assert "not noted any more" in suppressed(None)
+
+
+def test_what_waits_for_another_credential_says_so() -> None:
+    held = delivery(state="held", error_kind="auth", error_text="refused", credential_print="a1")
+    assert "when a worker starts that has another credential" in said(held)

@@ -189,6 +189,13 @@ def test_every_known_refusal_has_its_kind(code: int, description: str, kind: Err
     assert failure.http_status == code
 
 
+def test_what_is_said_about_a_topic_is_not_said_about_its_group() -> None:
+    for words in ("message thread not found", "topic not found", "TOPIC_CLOSED"):
+        assert failed(refusal(400, f"Bad Request: {words}")).thread_only
+    assert not failed(refusal(400, "Bad Request: chat not found")).thread_only
+    assert not failed(refusal(403, "Forbidden: bot was blocked by the user")).thread_only
+
+
 def test_a_migrated_group_names_its_new_id() -> None:
     description = "Bad Request: group chat was upgraded to a supergroup chat"
     failure = failed(refusal(400, description, migrate_to_chat_id=-1001234567890))

@@ -1,0 +1,32 @@
+"""What real workers make of a token that was revoked."""
+
+import pytest
+
+from tests.workers import DATABASES, running_site
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_revoked_token_stops_its_bot_alone_and_alarms_once(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    with running_site(request, database) as site:
+        site.sandbox.fault("telegram", None, "revoked")
+        held = [site.enqueue("telegram:1", "the first")]
+        with site.worker() as one, site.worker() as two:
+            site.reaches(held[0], "held")
+            before = sum(site.sandbox.answers("telegram").values())
+            held += [site.enqueue(f"telegram:{n}", "another") for n in range(2, 12)]
+            for id_ in held:
+                row = site.reaches(id_, "held")
+                assert (row.error_kind, bool(row.credential_print)) == ("auth", True)
+            site.reaches(site.enqueue("discord:5", "elsewhere"), "sent")
+            assert sum(site.sandbox.answers("telegram").values()) == before
+            alarms = [p.printed().count("credential_dead") for p in (one, two)]
+            assert sum(alarms) == 1
+        site.sandbox.no_faults()
+        with site.worker(), site.scheduler():
+            still = site.reaches(site.enqueue("telegram:12", "the same token"), "held")
+            assert "the credential of telegram is noted as refused since" in still.error_text
+        with site.worker({"TELEGRAM_BOT_TOKEN": "7700002:tg-Another1LmT0pWc5x"}), site.scheduler():
+            for id_ in (*held, still.id):
+                site.reaches(id_, "sent")
