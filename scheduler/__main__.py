@@ -1,6 +1,7 @@
 """One scheduler process: `python -m scheduler`. Any number of them may run."""
 
 import sys
+from datetime import timedelta
 
 from scheduler.clock import (
     Clock,
@@ -10,8 +11,10 @@ from scheduler.clock import (
     relaying,
     repairing,
     republishing,
+    retaining,
     sweeping,
 )
+from scheduler.retention import Retention
 from worker.database import MIGRATION_WITHIN_S, await_schema, engine
 from worker.errors import MirrorpostError
 from worker.log import configure_logging
@@ -37,6 +40,13 @@ def main() -> int:
         repairing(database, resolver),
         following(database, resolver),
         sweeping(database),
+        retaining(
+            Retention(
+                database,
+                deliveries=timedelta(days=settings().retention_days),
+                attempts=timedelta(days=settings().attempt_retention_days),
+            )
+        ),
     ]
     Clock(passes).run()
     database.dispose()

@@ -31,6 +31,7 @@ from scheduler.moves import follow_moves
 from scheduler.order_sweep import sweep_order
 from scheduler.relay import relay
 from scheduler.republish import republish
+from scheduler.retention import Retention
 
 _log = structlog.get_logger(__name__)
 
@@ -204,6 +205,15 @@ def republishing(engine: Engine) -> Pass:
 def sweeping(engine: Engine) -> Pass:
     """Give the pass that frees what is held in order and has nothing before it."""
     return Pass("sweep_order", _every(_SWEEP_S, lambda: sweep_order(engine)))
+
+
+def retaining(retention: Retention) -> Pass:
+    """Give the pass that deletes what ended long ago."""
+
+    def run() -> None:
+        retention.run()
+
+    return Pass("retention", run)
 
 
 def _every(seconds: float, duty: Callable[[], object]) -> Callable[[], None]:

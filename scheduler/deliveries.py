@@ -4,15 +4,24 @@ Called by the command line. Reads only.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
+from scheduler.when import to_ms
 from worker.database import reading
 from worker.errors import NotFound, Refused
+from worker.order import WAITS
 from worker.states import State
 from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
+from worker.taxonomy import ErrorKind
+
+T = TypeVar("T")
 
 _ID = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
 #: Sorts after every hexadecimal digit in every collation.
@@ -42,23 +51,72 @@ def find(engine: Engine, id_: str) -> DeliveryRow:
     return rows[0]
 
 
-def newest(
-    engine: Engine, *, status: str | None = None, target: str | None = None, limit: int = 50
-) -> Sequence[DeliveryRow]:
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which deliveries; what is `None` leaves all of them.
+
+    Attributes:
+        since: Asked for at this time or later.
+        error_kind: Of the last error, see `worker.taxonomy.ErrorKind`.
+    """
+
+    status: str | None = None
+    target: str | None = None
+    platform: str | None = None
+    since: datetime | None = None
+    error_kind: str | None = None
+
+
+def newest(engine: Engine, which: Filter, *, limit: int = 50) -> Sequence[DeliveryRow]:
     """Give the newest deliveries, newest first.
 
     Raises:
-        Refused: There is no such status.
+        Refused: There is no such status or kind of error.
     """
-    query = select(DeliveryRow).order_by(col(DeliveryRow.id).desc()).limit(limit)
-    if status is not None:
-        if status not in set(State):
-            raise Refused(f"status {status!r} is not known: {', '.join(State)}")
-        query = query.where(DeliveryRow.state == status)
-    if target is not None:
-        query = query.where(DeliveryRow.target == target)
+    query = _where(select(DeliveryRow), which).order_by(col(DeliveryRow.id).desc()).limit(limit)
     with reading(engine) as connection, Session(connection) as session:
         return session.exec(query).all()
+
+
+def oldest_ids(
+    engine: Engine, which: Filter, *, states: Collection[State], limit: int, after: str = ""
+) -> list[str]:
+    """Give the ids of the oldest deliveries in one of the states, behind the id `after`.
+
+    Raises:
+        Refused: There is no such status or kind of error.
+    """
+    query = (
+        _where(select(DeliveryRow.id), which)
+        .where(col(DeliveryRow.state).in_(states), col(DeliveryRow.id) > after)
+        .order_by(col(DeliveryRow.id))
+        .limit(limit)
+    )
+    with reading(engine) as connection, Session(connection) as session:
+        return list(session.exec(query).all())
+
+
+def _where(query: SelectOfScalar[T], which: Filter) -> SelectOfScalar[T]:
+    if which.status is not None:
+        if which.status not in set(State):
+            raise Refused(f"status {which.status!r} is not known: {', '.join(State)}")
+        query = query.where(DeliveryRow.state == which.status)
+    if which.error_kind is not None:
+        if which.error_kind not in {*ErrorKind, WAITS}:
+            raise Refused(f"error kind {which.error_kind!r} is not known: {', '.join(ErrorKind)}")
+        query = query.where(DeliveryRow.error_kind == which.error_kind)
+    if which.target is not None:
+        query = query.where(DeliveryRow.target == which.target)
+    if which.platform is not None:
+        query = query.where(DeliveryRow.platform == which.platform)
+    if which.since is not None:
+        query = query.where(col(DeliveryRow.id) >= first_id(which.since))
+    return query
+
+
+def first_id(moment: datetime) -> str:
+    """Give the lowest id that a delivery asked for at this time can have: ids are UUIDv7."""
+    return f"{max(0, to_ms(moment)):012x}{'0' * 20}"
 
 
 def attempts_of(engine: Engine, delivery_id: str) -> Sequence[AttemptRow]:

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, text
 
 from scheduler import schedules
 from scheduler.children import Child, Program, Screen, end_all
-from scheduler.deliveries import newest
+from scheduler.deliveries import Filter, newest
 from scheduler.demo_report import ALICE, Seen, missing, show
 from scheduler.embedded_redis import answers
 from scheduler.explain import explain_stored
@@ -180,10 +180,10 @@ def _tell(
     broadcast(to=AUDIENCE, text=NEWS, id="maintenance")
 
     def sent(words: str) -> bool:
-        return any(row.text == words and row.state == "sent" for row in newest(database))
+        return any(row.text == words and row.state == "sent" for row in newest(database, Filter()))
 
     wait_for("the cron reminder", lambda: sent(REMINDER))
-    reminder = next(row for row in newest(database) if row.text == REMINDER)
+    reminder = next(row for row in newest(database, Filter()) if row.text == REMINDER)
     failed = explain_stored(database, reminder)
     with database.begin() as connection:
         connection.execute(_MEND_MIRROR)
@@ -191,12 +191,13 @@ def _tell(
     expected = len(AUDIENCE) + 2
     wait_for(
         "the broadcast, and Slack to take it after its 429",
-        lambda: sum(row.state == "sent" for row in newest(database)) >= expected,
+        lambda: sum(row.state == "sent" for row in newest(database, Filter())) >= expected,
     )
     wait_for(
-        "the repair of the mirror", lambda: all(row.mirror == "done" for row in newest(database))
+        "the repair of the mirror",
+        lambda: all(row.mirror == "done" for row in newest(database, Filter())),
     )
-    rows = newest(database)
+    rows = newest(database, Filter())
     limited = next(row for row in rows if row.target == AUDIENCE[0])
     return Seen(
         accepted=httpx.get(f"{sandbox}/messages").json(),

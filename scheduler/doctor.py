@@ -56,7 +56,8 @@ _SEE = {
     "unknown_error": "answers that the platform's table does not know",
     "rejected": "messages from the broker that were refused at the door",
     "dead_targets": "chats that are gone or closed to the bot; each is tried once an hour",
-    "dead_credentials": "set another token and start the workers anew",
+    "dead_credentials": "set another token and start the workers anew, or try the same one: "
+    "mirrorpost deliveries retry --status held",
     "broken_schedules": "mirrorpost schedule list",
 }
 _OVERDUE = text(

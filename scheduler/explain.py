@@ -15,7 +15,8 @@ from scheduler.tables import Fire, Schedule
 from scheduler.when import to_ms
 from worker.backoff import MAX_ATTEMPTS
 from worker.database import now_ms, reading
-from worker.states import State
+from worker.order import WAITS
+from worker.states import ENDS, State
 from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
 from worker.taxonomy import ErrorKind
 
@@ -163,15 +164,21 @@ def _route(delivery: DeliveryRow) -> list[str]:
 
 
 def _tried(attempt: AttemptRow) -> str:
-    begun = f"Attempt {attempt.attempt} at {_time(attempt.started_ms)}"
+    part = f", part {attempt.part + 1}" if attempt.part else ""
+    begun = f"Attempt {attempt.attempt}{part} at {_time(attempt.started_ms)}"
+    late = (
+        " Its worker came back after its lease had ended, so this changed nothing."
+        if attempt.fenced
+        else ""
+    )
     if attempt.outcome == "sent":
-        return f"{begun}: accepted after {attempt.took_ms} ms."
+        return f"{begun}: accepted after {attempt.took_ms} ms.{late}"
     status = f"HTTP {attempt.http_status}, " if attempt.http_status is not None else ""
     words = f" It said: {attempt.text}." if attempt.text else ""
     after = ""
     if attempt.retry_after_ms is not None:
         after = f" It asked to wait {_span(attempt.retry_after_ms)}."
-    return f"{begun}: {status}{attempt.outcome}, {_meaning(attempt.outcome)}.{words}{after}"
+    return f"{begun}: {status}{attempt.outcome}, {_meaning(attempt.outcome)}.{words}{after}{late}"
 
 
 def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911 - one a state
@@ -193,10 +200,7 @@ def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911
                 f"{delivery.attempts_used} of {MAX_ATTEMPTS} attempts are used up."
             ]
         case State.HELD:
-            awaited = "has what is missing"
-            if delivery.credential_print:
-                awaited = "has another credential"
-            return [f"It is held: {why}. It goes out when a worker starts that {awaited}."]
+            return [_held(delivery, why)]
         case State.UNKNOWN:
             return [
                 f"Nobody can know whether it was sent ({why}), and it is not sent again: "
@@ -214,6 +218,16 @@ def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911
             return [f"It expired at {ended}, before it could be sent.{last}"]
         case State.SUPPRESSED:
             return [f"It was suppressed at {ended}: {why}."]
+
+
+def _held(delivery: DeliveryRow, why: str) -> str:
+    if delivery.error_kind == WAITS:
+        return (
+            f"It is held: {why}, and goes out when that has ended. See the earlier ones: "
+            f"mirrorpost deliveries list --target {delivery.target}"
+        )
+    awaited = "another credential" if delivery.credential_print else "what is missing"
+    return f"It is held: {why}. It goes out when a worker starts that has {awaited}."
 
 
 def _until_when(delivery: DeliveryRow, noted: DeadTargetRow | None, now_ms: int) -> list[str]:
@@ -270,7 +284,12 @@ def _delay(delivery: DeliveryRow) -> str:
 
 def _doubt(delivery: DeliveryRow) -> list[str]:
     if not delivery.maybe_duplicate:
-        return []
+        if delivery.doubt_ms is None or delivery.state in ENDS:
+            return []
+        return [
+            f"An attempt since {_time(delivery.doubt_ms)} may have been accepted: its platform "
+            "makes one message of two, or is asked before it is sent again."
+        ]
     return [
         "It may have arrived twice: an earlier attempt had no answer, and its policy is to "
         "rather double a message than to lose it."

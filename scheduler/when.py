@@ -86,6 +86,25 @@ def parse_when(text: str, *, now: datetime, tz: ZoneInfo) -> datetime:
     return instant
 
 
+def parse_since(text: str, *, now: datetime) -> datetime:
+    """Read an instant in the past: ISO 8601, in UTC where it names no zone, or a length ago.
+
+    Raises:
+        Refused: It is neither, or not in the past.
+    """
+    typed = text.strip().removesuffix("ago").strip()
+    try:
+        duration = _duration(typed)
+        instant = _iso(typed, ZoneInfo("UTC")) if duration is None else now - duration
+    except OverflowError:
+        instant = None
+    if instant is None:
+        raise Refused(f"{text!r} is not a time: write 2027-01-31T09:00 or a length ago such as 2d")
+    if instant > now:
+        raise Refused(f"{text!r} is not past: give an earlier time, such as 2d")
+    return instant
+
+
 def parse_duration(text: str) -> timedelta:
     """Read a length of time with its units.
 

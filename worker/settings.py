@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=30.0, gt=0, alias="MIRRORPOST_LEASE_S")
     #: Hours that a delivery is tried at least before it ends failed for want of success.
     dead_letter_age_h: float = Field(default=6.0, ge=0, alias="MIRRORPOST_DEAD_LETTER_AGE_H")
+    #: Days for which ended deliveries, and attempts, are kept.
+    retention_days: float = Field(default=90.0, gt=0, alias="MIRRORPOST_RETENTION_DAYS")
+    attempt_retention_days: float = Field(
+        default=30.0, gt=0, alias="MIRRORPOST_ATTEMPT_RETENTION_DAYS"
+    )
     #: A line under a message that may have arrived before; none by default.
     duplicate_line: str = Field(default="", alias="MIRRORPOST_DUPLICATE_LINE")
 

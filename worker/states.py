@@ -33,10 +33,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     S.HELD: frozenset({S.QUEUED, S.CANCELLED, S.EXPIRED, S.SUPPRESSED}),
     S.UNKNOWN: frozenset({S.QUEUED, S.SENT, S.CANCELLED}),
     S.FAILED: frozenset({S.QUEUED}),
+    # By hand: the person unblocked the bot.
+    S.SUPPRESSED: frozenset({S.QUEUED}),
     S.SENT: frozenset(),
     S.CANCELLED: frozenset(),
     S.EXPIRED: frozenset(),
-    S.SUPPRESSED: frozenset(),
 }
 
 #: States after which nothing more happens by itself.

@@ -8,9 +8,12 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 import typer
 
 from scheduler.cli.deliveries import app as deliveries
+from scheduler.cli.guarantees import add_to as add_guarantees
 from scheduler.cli.history import add_to as add_history
 from scheduler.cli.identity import app as identity
+from scheduler.cli.people import add_to as add_people
 from scheduler.cli.refusals import Commands
+from scheduler.cli.rejected import app as rejected
 from scheduler.cli.running import add_to as add_running
 from scheduler.cli.schedules import app as schedules
 from scheduler.cli.send import add_to as add_send
@@ -28,8 +31,11 @@ add_running(app)
 add_send(app)
 app.add_typer(schedules, name="schedule")
 app.add_typer(deliveries, name="deliveries")
+app.add_typer(rejected, name="rejected")
 app.add_typer(identity, name="identity")
 add_history(app)
+add_people(app)
+add_guarantees(app)
 
 
 def main() -> None:

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scheduler.cli.fields import parse_moment
 from scheduler.cli.output import Json, iso, note, print_json, print_lines, print_table, shown_time
+from scheduler.cli.replay import add_to as add_replay
 from scheduler.cli.state import database
 
 if TYPE_CHECKING:
@@ -12,22 +14,30 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="See what became of deliveries, and why.")
 
+add_replay(app)
+
 Id = Annotated[str, typer.Argument(metavar="ID", help="A delivery's id, or its beginning.")]
 
 
 @app.command("list", epilog="Example: mirrorpost deliveries list --status held --limit 20")
-def list_(
+def list_(  # noqa: PLR0917 - every parameter is an option of its own
     status: Annotated[
         str | None, typer.Option(help="Only these: queued, sent, held, retrying, failed, ...")
     ] = None,
     target: Annotated[str | None, typer.Option(help="Only those for this target.")] = None,
+    platform: Annotated[str | None, typer.Option(help="Only those of this platform.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Asked for since: 2027-01-31T09:00, or 2d ago.")
+    ] = None,
+    error_kind: Annotated[str | None, typer.Option(help="Only with this last error.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
     json: Json = False,
 ) -> None:
     """List deliveries, the newest first."""
-    from scheduler.deliveries import newest
+    from scheduler.deliveries import Filter, newest
 
-    rows = newest(database(), status=status, target=target, limit=limit + 1)
+    which = Filter(status, target, platform, parse_moment(since), error_kind)
+    rows = newest(database(), which, limit=limit + 1)
     if len(rows) > limit:
         note(f"There are more; --limit {limit * 10} shows more of them.")
         rows = rows[:limit]
@@ -112,6 +122,8 @@ def as_object(row: "DeliveryRow") -> dict[str, object]:
         "error_kind": row.error_kind,
         "error": row.error_text,
         "maybe_duplicate": row.maybe_duplicate,
+        "doubt_since": iso(row.doubt_ms),
+        "order_key": row.order_key,
         "receipt": row.receipt,
         "mirror": row.mirror,
     }
@@ -120,6 +132,8 @@ def as_object(row: "DeliveryRow") -> dict[str, object]:
 def _attempt(row: "AttemptRow") -> dict[str, object]:
     return {
         "attempt": row.attempt,
+        "part": row.part,
+        "fenced": row.fenced,
         "started_at": iso(row.started_ms),
         "took_ms": row.took_ms,
         "outcome": row.outcome,

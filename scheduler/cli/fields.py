@@ -1,5 +1,20 @@
 """Options that several commands read alike."""
 
+from datetime import UTC, datetime
+
+
+def parse_moment(since: str | None) -> datetime | None:
+    """Read a time in the past, as `--since` takes it.
+
+    Raises:
+        Refused: It is not one.
+    """
+    if since is None:
+        return None
+    from scheduler.when import parse_since
+
+    return parse_since(since, now=datetime.now(UTC))
+
 
 def parse_metadata(text: str | None) -> dict[str, object] | None:
     """Read a JSON object.

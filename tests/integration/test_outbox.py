@@ -190,7 +190,7 @@ def test_no_duty_of_the_relay_reads_the_ended_deliveries(engine: Engine) -> None
         outbox.mark_mirrored(connection, "x", "alice")
         outbox.release_held(connection, platform="telegram", account="", credential_print="p")
         outbox.held_accounts(connection)
-        connection.execute(_UNMIRRORED, {"limit": 100}).all()
+        connection.execute(_UNMIRRORED, {"limit": 100, "after": ""}).all()
     event.remove(engine, "before_cursor_execute", note)
     assert len(seen) == 14
     plans = [reads_whole_table(engine, statement, parameters) for statement, parameters in seen]
