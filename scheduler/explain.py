@@ -245,6 +245,16 @@ def _until_when(delivery: DeliveryRow, noted: DeadTargetRow | None, now_ms: int)
     ]
 
 
+def _held(delivery: DeliveryRow, why: str) -> str:
+    if delivery.error_kind == WAITS:
+        return (
+            f"It is held: {why}, and goes out when that has ended. See the earlier ones: "
+            f"mirrorpost deliveries list --target {delivery.target}"
+        )
+    awaited = "another credential" if delivery.credential_print else "what is missing"
+    return f"It is held: {why}. It goes out when a worker starts that has {awaited}."
+
+
 def _queued(delivery: DeliveryRow, now_ms: int) -> str:
     if not delivery.published_ms:
         return (
