@@ -42,7 +42,8 @@ SEE = {
     "suppressed": "mirrorpost deliveries list --status suppressed",
     "rejected": "messages from the broker that were refused: mirrorpost rejected list",
     "dead_targets": "chats that are gone or closed to the bot; each is tried once an hour",
-    "dead_credentials": "set another token and start the workers anew",
+    "dead_credentials": "set another token and start the workers anew, or try the same one: "
+    "mirrorpost deliveries retry --status held",
     "broken_schedules": "mirrorpost schedule list",
 }
 _UNKNOWN = text(

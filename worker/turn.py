@@ -3,10 +3,11 @@
 Called by the pipeline, on its one database thread.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -80,6 +81,7 @@ class Turns:
 
         What is next are also the further parts of what was settled, and what waited behind it.
         """
+        read_s = time.monotonic()
         try:
             taken, noted = self._commit(finished, wanted, singly=False)
         except MirrorRefusedError:
@@ -94,7 +96,8 @@ class Turns:
         )
         noted |= self._noted_of_routes(resolved)
         resolved = [
-            suppress.follow(each, noted.get(each.claim.id), self._print_of) for each in resolved
+            suppress.follow(replace(each, read_s=read_s), noted.get(each.claim.id), self._print_of)
+            for each in resolved
         ]
         return Got(resolved, more=taken.touched >= min(wanted.limit, MANY))
 

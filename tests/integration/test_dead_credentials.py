@@ -3,6 +3,7 @@
 import pytest
 
 from tests.workers import DATABASES, running_site
+from worker import by_hand
 
 
 @pytest.mark.parametrize("database", DATABASES)
@@ -30,3 +31,17 @@ def test_a_revoked_token_stops_its_bot_alone_and_alarms_once(
         with site.worker({"TELEGRAM_BOT_TOKEN": "7700002:tg-Another1LmT0pWc5x"}), site.scheduler():
             for id_ in (*held, still.id):
                 site.reaches(id_, "sent")
+
+
+def test_the_same_token_is_tried_again_when_a_person_says_so(
+    request: pytest.FixtureRequest,
+) -> None:
+    with running_site(request, "sqlite") as site, site.worker(), site.scheduler():
+        site.sandbox.fault("telegram", None, "revoked")
+        held = [site.reaches(site.enqueue(f"telegram:{n}", "wait"), "held").id for n in (1, 2)]
+        site.sandbox.no_faults()
+        with site.engine.begin() as connection:
+            by_hand.retry(connection, held)
+        for id_ in held:
+            site.reaches(id_, "sent")
+        site.reaches(site.enqueue("telegram:3", "and on"), "sent")
