@@ -106,7 +106,7 @@ def _at(name: str, role: str, *, most: int) -> Fault:
     def prepare(run: Run) -> None:
         every = run.rng.randint(1, most)
         run.set_variables(role, {"MIRRORPOST_FAILPOINT": f"{name}:kill:{every}"})
-        run.note = f"every {every}th"
+        run.note = f"(every {every} times)"
 
     def act(run: Run) -> None:
         for n in range(_DEATHS):

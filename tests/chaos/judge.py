@@ -100,11 +100,12 @@ def judge(asked: Sequence[Asked], stored: Sequence[Row], arrived: Sequence[Arriv
         by_content[row.target, row.text].append(row)
     places: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
     for place, message in enumerate(arrived):
-        places[message.platform, message.chat, message.text].append(place)
+        places[message.platform, message.chat, message.text.strip()].append(place)
     in_order: defaultdict[str, list[tuple[Asked, Row, list[int]]]] = defaultdict(list)
     for each in asked:
         found = by_content.pop((each.target, each.text), [])
-        parts = Counter(each.parts)
+        # Telegram trims what it is given.
+        parts = Counter(part.strip() for part in each.parts)
         seen = [places.pop((each.platform, each.chat, part), []) for part in parts]
         if not found:
             verdict.add("lost", f"{each.n} ({each.way}) has no row")

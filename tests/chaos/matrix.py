@@ -37,8 +37,7 @@ class Homeserver:
 
             def log_message(self, *_: object) -> None: ...  # type: ignore[override]
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
@@ -87,6 +86,15 @@ class Homeserver:
         handler.send_header("content-length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content)
+
+
+class _Server(ThreadingHTTPServer):
+    """Serve clients that may be killed at any time."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a client that is gone."""
 
 
 _ERRORS = {"500": "M_UNKNOWN", "429": "M_LIMIT_EXCEEDED"}
