@@ -6,6 +6,7 @@ from scheduler.clock import (
     Clock,
     DatabaseClock,
     firing,
+    following,
     relaying,
     repairing,
     republishing,
@@ -34,6 +35,7 @@ def main() -> int:
         relaying(database, clock),
         republishing(database),
         repairing(database, resolver),
+        following(database, resolver),
         sweeping(database),
     ]
     Clock(passes).run()

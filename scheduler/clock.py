@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from resolvers import IdentityResolverProtocol
 from scheduler.fire import fire_due
 from scheduler.mirror_repair import repair_mirrors
+from scheduler.moves import follow_moves
 from scheduler.order_sweep import sweep_order
 from scheduler.relay import relay
 from scheduler.republish import republish
@@ -41,6 +42,8 @@ TICK_S = 0.9
 _AGAIN_S = 0.1
 #: Seconds between looks for mirrors that are missing.
 _REPAIR_S = 5.0
+#: Seconds between looks for chats that have moved.
+_FOLLOW_S = 3.0
 #: Seconds between looks for what the broker lost.
 _REPUBLISH_S = 2.0
 #: Seconds between looks for what is held in order without reason.
@@ -186,6 +189,11 @@ def relaying(engine: Engine, clock: DatabaseClock) -> Pass:
 def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:
     """Give the pass that writes missing mirrors."""
     return Pass("repair_mirrors", _every(_REPAIR_S, lambda: repair_mirrors(engine, resolver)))
+
+
+def following(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:
+    """Give the pass that lets links and schedules follow chats that have moved."""
+    return Pass("follow_moves", _every(_FOLLOW_S, lambda: follow_moves(engine, resolver)))
 
 
 def republishing(engine: Engine) -> Pass:

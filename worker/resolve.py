@@ -15,12 +15,15 @@ from resolvers import (
     clear_session_context,
     set_session_context,
 )
-from resolvers.protocol import ResolvesMany, resolve_many
+from resolvers.protocol import IdentityLink, ResolvesMany, resolve_many
 from resolvers.routes import rank_routes
+from worker import dead
 from worker.database import reading
+from worker.dead import Dead
 from worker.outbox import Claimed
 from worker.platforms import platforms
-from worker.targets import USER
+from worker.states import State
+from worker.targets import USER, parse_target
 from worker.taxonomy import ErrorKind, Failure
 from worker.verdict import Place
 
@@ -33,12 +36,23 @@ _LAST_HEARD = text(
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """What becomes of a delivery without asking its platform."""
+
+    state: State
+    failure: Failure
+    credential_print: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
     """A claimed delivery with its place.
 
     Attributes:
         opens: The user id by which a direct chat has to be opened first.
         failure: Why there is no place.
+        stop: Why it is not sent to its place, and what it becomes.
+        probes: The note about a dead chat which it tries.
 
     """
 
@@ -47,6 +61,8 @@ class Resolved:
     context: SessionContext
     opens: str | None = None
     failure: Failure | None = None
+    stop: Stop | None = None
+    probes: Dead | None = None
 
 
 def resolve(
@@ -54,13 +70,18 @@ def resolve(
     *,
     engine: Engine,
     resolver: IdentityResolverProtocol,
-    has_credential: Callable[[str], bool],
+    print_of: Callable[[str, str], str],
 ) -> list[Resolved]:
-    """Give each claim its place; a resolver that fails leaves the unified user open."""
+    """Give each claim its place; a resolver that fails leaves the unified user open.
+
+    Args:
+        print_of: Gives the fingerprint of a bot's credential by platform and account; `""`
+            for none.
+    """
     direct = [c for c in claims if c.platform is not None and not c.target.startswith(f"{USER}:")]
     users = dict(zip((c.id for c in direct), _unified_users(direct, resolver), strict=True))
     return [
-        _direct(c, users[c.id]) if c.id in users else _person(c, engine, resolver, has_credential)
+        _direct(c, users[c.id]) if c.id in users else _person(c, engine, resolver, print_of)
         for c in claims
     ]
 
@@ -83,7 +104,7 @@ def _direct(claim: Claimed, unified_user: str | None) -> Resolved:
 def _unified_users(
     claims: Sequence[Claimed], resolver: IdentityResolverProtocol
 ) -> list[str | None]:
-    accounts = [(c.platform or "", c.chat_id or "") for c in claims]
+    accounts = [(c.platform or "", _asked_for(c)) for c in claims]
     if isinstance(resolver, ResolvesMany):
         try:
             return list(resolve_many(resolver, accounts))
@@ -93,11 +114,17 @@ def _unified_users(
     return [_unified_user(claim, resolver) for claim in claims]
 
 
+def _asked_for(claim: Claimed) -> str:
+    """Give the chat that was asked for: of one that has moved, the old id is known first."""
+    chat = claim.chat_id or ""
+    return chat if f":{chat}" in claim.target else parse_target(claim.target).chat_id
+
+
 def _unified_user(claim: Claimed, resolver: IdentityResolverProtocol) -> str | None:
     place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, None)
     token = set_session_context(_context(place, claim.chat_id or ""))
     try:
-        return resolver.resolve(claim.platform or "", claim.chat_id or "")
+        return resolver.resolve(claim.platform or "", _asked_for(claim))
     except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
         _log.warning("resolver_failed", error=type(error).__name__, delivery=claim.id)
         return None
@@ -109,7 +136,7 @@ def _person(
     claim: Claimed,
     engine: Engine,
     resolver: IdentityResolverProtocol,
-    has_credential: Callable[[str], bool],
+    print_of: Callable[[str, str], str],
 ) -> Resolved:
     user = claim.target.partition(":")[2]
     if claim.platform is not None and claim.chat_id is not None:
@@ -118,7 +145,7 @@ def _person(
     nowhere = Place(None, "", None, None, user)
     token = set_session_context(_context(nowhere, ""))
     try:
-        account = _best_account(user, engine, resolver, has_credential)
+        account = _best_account(user, engine, resolver, print_of)
     except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
         _log.warning("resolver_failed", error=type(error).__name__, delivery=claim.id)
         failure = Failure(ErrorKind.TRANSIENT, f"the resolver failed ({type(error).__name__})")
@@ -141,7 +168,7 @@ def _best_account(
     user: str,
     engine: Engine,
     resolver: IdentityResolverProtocol,
-    has_credential: Callable[[str], bool],
+    print_of: Callable[[str, str], str],
 ) -> tuple[str, str] | None:
     by_id = [name for name, p in platforms().items() if p.capability.dm_by_user_id]
     with reading(engine) as connection:
@@ -149,9 +176,25 @@ def _best_account(
     links = resolver.links_for(user)
     # A platform without its token is still a route when it is the only one: the delivery is
     # then held and says which variable is missing.
-    for reachable in ([name for name in by_id if has_credential(name)], by_id):
+    for reachable in ([name for name in by_id if print_of(name, "")], by_id):
         ranked = rank_routes(links, reachable=reachable, last_heard=last_heard)
         if ranked:
-            return ranked[0].platform, ranked[0].platform_user_id
+            best = _first_alive(ranked, engine, print_of)
+            return best.platform, best.platform_user_id
     name, colon, user_id = user.partition(":")
     return (name, user_id) if colon and user_id and name in by_id else None
+
+
+def _first_alive(
+    ranked: Sequence[IdentityLink], engine: Engine, print_of: Callable[[str, str], str]
+) -> IdentityLink:
+    """Give the best route of which no chat and no credential is noted as dead, else the best."""
+    if len(ranked) == 1:
+        return ranked[0]
+    places = [
+        dead.Place(r.platform, "", r.platform_user_id, "", print_of(r.platform, "")) for r in ranked
+    ]
+    with reading(engine) as connection:
+        noted = dead.look_up(connection, places)
+    alive = (r for r, p in zip(ranked, places, strict=True) if p not in noted or noted[p].is_alive)
+    return next(alive, ranked[0])

@@ -17,7 +17,7 @@ from worker.outbox import Claimed
 from worker.platforms import platform, platforms
 from worker.platforms.base import Asks, Bot, Dedup, Message, OpensChats, Platform, Response
 from worker.rendering.split import split
-from worker.resolve import Resolved
+from worker.resolve import Resolved, Stop
 from worker.settings import Settings, credential_print, credentials, missing_variables, secrets
 from worker.states import State
 from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt
@@ -33,6 +33,7 @@ class Bots:
 
     def __init__(self) -> None:
         self._bots: dict[tuple[str, str], tuple[Bot | None, str]] = {}
+        self._refused: dict[tuple[str, str], Stop] = {}
         self._secrets = secrets(platforms())
 
     def get(self, name: str, account: str = "") -> tuple[Bot | None, str]:
@@ -42,6 +43,15 @@ class Bots:
             bot = credentials(platform(name), account)
             found = self._bots[name, account] = (bot, credential_print(bot))
         return found
+
+    def refuse(self, name: str, account: str, failure: Failure) -> None:
+        """Remember that a platform refused a credential, for what is claimed already."""
+        stop = Stop(State.HELD, failure, self.get(name, account)[1])
+        self._refused[name, account] = stop
+
+    def refused(self, name: str, account: str) -> Stop | None:
+        """Give what becomes of deliveries of a bot whose credential was refused."""
+        return self._refused.get((name, account))
 
     def hide(self, failure: Failure) -> Failure:
         """Give a failure whose words have no secret in them and fit a column."""
@@ -103,10 +113,12 @@ async def send(
         clear_session_context(token)
     if trial.outcome is None:
         return _stopped(resolved, State.UNKNOWN)
-    outcome = trial.outcome
+    outcome = bots.hide(trial.outcome) if isinstance(trial.outcome, Failure) else trial.outcome
+    if isinstance(outcome, Failure) and outcome.kind is ErrorKind.AUTH:
+        bots.refuse(ready.bot.platform, ready.bot.account, outcome)
     settlement = judge(
         claim,
-        bots.hide(outcome) if isinstance(outcome, Failure) else outcome,
+        outcome,
         trial.place,
         dedup=capability.dedup,
         credential_print=ready.credential_print,
@@ -127,6 +139,9 @@ def _check(resolved: Resolved, bots: Bots, settings: Settings) -> _Ready | Settl
     claim, place = resolved.claim, resolved.place
     if claim.expires_ms is not None and claim.expires_ms <= time.time_ns() // 1_000_000:
         return _stopped(resolved, State.EXPIRED)
+    stop = resolved.stop or bots.refused(place.platform or "", place.account)
+    if stop is not None:
+        return _stop(resolved, stop)
     if resolved.failure is not None:
         return _not_asked(resolved, bots.hide(resolved.failure), place, settings)
     name = place.platform or ""
@@ -153,7 +168,8 @@ async def _try(ready: _Ready, client: Client, duplicate_line: str) -> _Trial:
     if resolved.opens is not None and isinstance(adapter, OpensChats):
         opened = await _open(adapter, resolved.opens, bot, client)
         if isinstance(opened, Failure):
-            return _Trial(opened, Place(None, "", None, None, place.unified_user))
+            # Its route is chosen anew; the bot says whose credential may be awaited.
+            return _Trial(opened, replace(place, chat_id=None))
         place = replace(place, chat_id=opened)
     message = _message(claim, place, ready.parts)
     cleared = False
@@ -224,6 +240,20 @@ def _stopped(resolved: Resolved, state: State) -> Settlement:
         receipt=tuple(claim.receipt) if claim.receipt else None,
         failure=doubt if state is State.UNKNOWN else None,
         maybe_duplicate=claim.maybe_duplicate,
+    )
+
+
+def _stop(resolved: Resolved, stop: Stop) -> Settlement:
+    """Give the settlement of a delivery whose place or bot is dead."""
+    place = resolved.place
+    if stop.state is State.HELD and resolved.opens is not None:
+        # Its route is chosen anew.
+        place = replace(place, chat_id=None)
+    return replace(
+        _stopped(resolved, stop.state),
+        place=place,
+        failure=stop.failure,
+        credential_print=stop.credential_print,
     )
 
 

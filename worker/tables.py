@@ -190,6 +190,16 @@ class DeadTargetRow(SQLModel, table=True):
     """A chat, or a thread in it, that answered that it is gone, moved or closed to this bot."""
 
     __tablename__ = "dead_target"
+    __table_args__ = (
+        Index("ix_dead_target_chat", "chat_id"),
+        Index(
+            "ix_dead_target_moved",
+            "moved_to",
+            "followed",
+            sqlite_where=text("moved_to IS NOT NULL"),
+            postgresql_where=text("moved_to IS NOT NULL"),
+        ),
+    )
 
     platform: str = Field(primary_key=True)
     account: str = Field(primary_key=True)

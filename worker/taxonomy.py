@@ -111,6 +111,7 @@ class Failure:
         retry_after_s: Seconds, as the platform says; `None` when it says nothing.
         scope: What `retry_after_s` stops.
         moved_to: The new chat id, only with `TARGET_MOVED`.
+        thread_only: It is the thread that is dead, not its whole chat.
 
     """
 
@@ -121,6 +122,7 @@ class Failure:
     retry_after_s: float | None = None
     scope: Scope = Scope.CHAT
     moved_to: str | None = None
+    thread_only: bool = False
 
 
 Outcome = Receipt | Failure

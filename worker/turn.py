@@ -12,7 +12,8 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from resolvers import IdentityResolverProtocol
-from worker import order, outbox
+from worker import order, outbox, suppress
+from worker.dead import Standing
 from worker.failpoints import reach
 from worker.mirror_batch import MirrorRefusedError, mirror_sent
 from worker.resolve import Resolved, resolve
@@ -81,33 +82,50 @@ class Turns:
         What is next are also the further parts of what was settled, and what waited behind it.
         """
         try:
-            taken = self._commit(finished, wanted, singly=False)
+            taken, noted = self._commit(finished, wanted, singly=False)
         except MirrorRefusedError:
-            taken = self._commit(finished, wanted, singly=True)
+            taken, noted = self._commit(finished, wanted, singly=True)
         if not taken.claimed:
             return Got(more=taken.touched >= wanted.limit > 0)
         resolved = resolve(
             taken.claimed,
             engine=self._engine,
             resolver=self._resolver,
-            has_credential=lambda name: self._bots.get(name)[0] is not None,
+            print_of=self._print_of,
         )
+        noted |= self._noted_of_routes(resolved)
+        resolved = [
+            suppress.follow(each, noted.get(each.claim.id), self._print_of) for each in resolved
+        ]
         return Got(resolved, more=taken.touched >= min(wanted.limit, MANY))
 
     def _commit(
         self, finished: Sequence[Finished], wanted: Wanted, *, singly: bool
-    ) -> outbox.Taken:
+    ) -> tuple[outbox.Taken, dict[str, Standing]]:
         with self._transaction() as connection:
             ids = [*self._settle(connection, finished, singly=singly), *wanted.ids]
             if not wanted.limit or not (ids or wanted.anything):
-                return outbox.Taken([], 0)
-            return outbox.claim(
+                return outbox.Taken([], 0), {}
+            taken = outbox.claim(
                 connection,
                 owner=self._owner,
                 lease_ms=self._lease_ms,
                 limit=wanted.limit,
                 ids=ids,
             )
+            places = {claim.id: suppress.place_of(claim) for claim in taken.claimed}
+            return taken, suppress.look_up(connection, places, self._print_of)
+
+    def _noted_of_routes(self, resolved: Sequence[Resolved]) -> dict[str, Standing]:
+        """Give what is noted of the places that were only now chosen for people."""
+        places = {each.claim.id: each.place for each in resolved if each.opens is not None}
+        if not places:
+            return {}
+        with self._transaction() as connection:
+            return suppress.look_up(connection, places, self._print_of)
+
+    def _print_of(self, platform: str, account: str) -> str:
+        return self._bots.get(platform, account)[1]
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -144,6 +162,7 @@ class Turns:
         done = [each for each in finished if each.settlement.id in settled]
         sent = [(d.resolved.claim, d.settlement) for d in done if d.settlement.state is State.SENT]
         mirror_sent(connection, sent, singly=singly)
+        suppress.learn(connection, [(d.resolved, d.settlement) for d in done])
         _report_dead_letters([d.settlement for d in done])
         keys = {
             d.resolved.claim.order_key
@@ -168,6 +187,7 @@ class Turns:
         """Return claimed deliveries that were not sent."""
         with self._transaction() as connection:
             outbox.give_back(connection, [(r.claim.id, r.claim.attempt) for r in waiting])
+            suppress.give_back(connection, waiting)
 
 
 def _report_dead_letters(settlements: Sequence[Settlement]) -> None:

@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 import typer
 
 from scheduler.cli.deliveries import app as deliveries
+from scheduler.cli.guarantees import add_to as add_guarantees
 from scheduler.cli.history import add_to as add_history
 from scheduler.cli.identity import app as identity
 from scheduler.cli.refusals import Commands
@@ -30,6 +31,7 @@ app.add_typer(schedules, name="schedule")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(identity, name="identity")
 add_history(app)
+add_guarantees(app)
 
 
 def main() -> None:

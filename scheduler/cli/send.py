@@ -56,6 +56,17 @@ def send(  # noqa: PLR0917 - every parameter is an option of its own
     metadata: Annotated[
         str | None, typer.Option(help="A JSON object that stays with the message.")
     ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(help="When nobody can know whether it was sent: resend, or hold it."),
+    ] = "resend",
+    order: Annotated[
+        str | None,
+        typer.Option(help="strict: after what its chat has waiting (replies, reminders); none."),
+    ] = None,
+    order_key: Annotated[
+        str | None, typer.Option(help="What is in order with each other; the chat by default.")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for its end; exit 1 unless it was sent.")
     ] = False,
@@ -81,6 +92,9 @@ def send(  # noqa: PLR0917 - every parameter is an option of its own
         thread=thread,
         reply_to=reply_to,
         silent=silent,
+        policy=policy,
+        order=order,
+        order_key=order_key,
     )
     engine = engine_of(settings().database)
     row = find(engine, accepted.id)

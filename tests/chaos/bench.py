@@ -95,9 +95,15 @@ def carry_out(
 
 
 def _under(fault: Fault, run: Run) -> bool:
-    fault.prepare(run)
-    run.start()
-    run.begin_load()
-    fault.act(run)
-    run.heal()
+    try:
+        fault.prepare(run)
+        run.start()
+        run.begin_load()
+        fault.act(run)
+    except AssertionError as error:
+        # Something that must come did not; what there is, is judged all the same.
+        run.note = str(error)[:2000]
+        return False
+    finally:
+        run.heal()
     return run.becomes_quiet()

@@ -33,6 +33,8 @@ from worker.states import ENDS
 LEASE_S, HTTP_TIMEOUT_S = 5.0, 2.0
 #: Seconds over which a load is asked for.
 LOAD_S = 4.0
+#: Seconds that a platform takes to accept, so that there is always something under way.
+_LATENCY_S = (0.01, 0.3)
 #: Seconds within which everything must have ended after the fault is healed.
 QUIET_WITHIN_S = 90.0
 #: Seconds after which a producer that has only the broker asks again for what has no row.
@@ -110,6 +112,7 @@ class Run:
         self._variables: dict[str, dict[str, str]] = {}
         self._supervised: dict[str, _Supervised] = {}
         self._begun = 0.0
+        self._latency_s = rng.uniform(*_LATENCY_S)
         self._plans = 0
         self._started = 0
         self._undo: list[Callable[[], object]] = []
@@ -122,6 +125,7 @@ class Run:
 
     def start(self) -> None:
         """Start workers and schedulers; come back when they work."""
+        self.no_faults()
         for n in range(_WORKERS):
             self._supervise(
                 f"worker{n}",
@@ -261,6 +265,7 @@ class Run:
 
     def fault(self, fault: str, *platforms: str, **more: object) -> None:
         """Switch a fault on at platforms."""
+        self.site.sandbox.no_faults()
         for platform in platforms:
             if platform == "matrix":
                 self.services.homeserver.fault = fault
@@ -268,9 +273,12 @@ class Run:
                 self.site.sandbox.fault(platform, None, fault, **more)
 
     def no_faults(self) -> None:
-        """Let every platform work again."""
+        """Let every platform work again, each as fast as it is in this run."""
         self.services.homeserver.fault = None
+        self.services.homeserver.answers_in_s = self._latency_s
         self.site.sandbox.no_faults()
+        for platform in ("telegram", "slack", "discord", "webhook"):
+            self.site.sandbox.fault(platform, None, "slow", seconds=self._latency_s)
 
     def _any_accepted(self) -> bool:
         return any(self.site.sandbox.accepted(p) for p in ("telegram", "slack", "discord"))

@@ -19,11 +19,13 @@ class Homeserver:
     Attributes:
         taken: Room, text and event id of what a reader sees, in order.
         fault: What goes wrong now, in the sandbox's words; `None` for nothing.
+        answers_in_s: How long it takes to accept an event.
     """
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, str, str]] = []
         self.fault: str | None = None
+        self.answers_in_s = 0.0
         self._known: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -63,6 +65,7 @@ class Homeserver:
         if fault in {"500", "429"}:
             self._answer(handler, int(fault), {"errcode": _ERRORS[fault], "retry_after_ms": 700})
             return
+        self._closing.wait(self.answers_in_s)
         event = self._take(unquote(path[_ROOM]), unquote(path[_TRANSACTION]), body["body"])
         if fault in {"hang", "drop"}:
             if fault == "hang":

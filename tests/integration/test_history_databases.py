@@ -16,6 +16,7 @@ from worker.sessions import (
     insert_mirrors,
     mirror_to_session,
 )
+from worker.tables import DeadTargetRow
 
 NOON_MS = 1_767_268_800_000
 
@@ -32,6 +33,7 @@ def engine(request, tmp_path):
         url = sa.make_url(request.getfixturevalue("postgres_url"))
         engine = sa.create_engine(url.set(drivername="postgresql+psycopg"))
     MESSAGE.create(engine, checkfirst=True)
+    DeadTargetRow.__table__.create(engine, checkfirst=True)
     yield engine
     engine.dispose()
 

@@ -165,3 +165,67 @@ def test_the_edges_pages_are_classified_by_status() -> None:
 
 def test_an_unknown_error_under_a_5xx_may_have_been_sent() -> None:
     assert failed(answer({"ok": False, "error": "new"}, 500)).kind is ErrorKind.AMBIGUOUS
+
+
+def asked(body: object, request: object = None, status: int = 200, **fields: object) -> object:
+    about = message(**fields)
+    first = request or SLACK.asking(about, BOT)
+    return SLACK.asked(first, answer(body, status), about, BOT)  # type: ignore[arg-type]
+
+
+def shown(key: str, ts: str = "1700000001.000200") -> dict[str, object]:
+    payload = {"event_type": "mirrorpost_delivery", "event_payload": {"delivery_id": key}}
+    return {"ts": ts, "text": "hello", "metadata": payload}
+
+
+def test_the_history_is_asked_with_metadata_from_shortly_before_the_delivery() -> None:
+    request = SLACK.asking(message(), BOT)
+    assert request.method == "GET"
+    assert request.url == (
+        "https://slack.com/api/conversations.history?channel=C024BE91L&oldest=1699999700"
+        "&include_all_metadata=true&limit=200"
+    )
+    assert "secret" not in request.url
+    thread = SLACK.asking(message(thread_id="1600000000.000100"), BOT)
+    assert "/conversations.replies?" in thread.url
+    assert "ts=1600000000.000100" in thread.url
+
+
+def test_a_message_is_found_by_the_key_of_its_part_and_by_nothing_else() -> None:
+    page = {"ok": True, "messages": [{"ts": "9.1", "text": "hello"}, shown("d2"), shown("d1-1")]}
+    assert asked(page) is None
+    assert asked(page, part=1) == Receipt(("1700000001.000200",))
+    assert asked({"ok": True, "messages": [shown("d1")]}) == Receipt(("1700000001.000200",))
+
+
+def test_a_further_page_is_asked_for_by_its_cursor() -> None:
+    page = {"ok": True, "messages": [], "response_metadata": {"next_cursor": "dXNlcjpV="}}
+    request = asked(page)
+    assert request.url.endswith("&limit=200&cursor=dXNlcjpV%3D")  # type: ignore[attr-defined]
+    assert asked({**page, "response_metadata": {"next_cursor": ""}}) is None
+
+
+def test_a_person_is_asked_for_by_the_direct_channel() -> None:
+    about = Message("d1", "U024BE7LH", "hello", 1_700_000_000)
+    opening = SLACK.asking(about, BOT)
+    assert opening.url == "https://slack.com/api/conversations.open?users=U024BE7LH"
+    opened = answer({"ok": True, "channel": {"id": "D024BE7LH"}})
+    following = SLACK.asked(opening, opened, about, BOT)
+    assert "/conversations.history?channel=D024BE7LH&" in following.url  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"ok": False, "error": "missing_scope"}, 200, ErrorKind.AUTH),
+        ({"ok": False, "error": "not_in_channel"}, 200, ErrorKind.FORBIDDEN),
+        ({"ok": False, "error": "ratelimited"}, 429, ErrorKind.RATE_LIMITED),
+        ("no JSON", 502, ErrorKind.AMBIGUOUS),
+    ],
+)
+def test_a_history_that_cannot_be_read_is_a_failure(
+    body: object, status: int, kind: ErrorKind
+) -> None:
+    found = asked(body, status=status)
+    assert isinstance(found, Failure)
+    assert found.kind is kind

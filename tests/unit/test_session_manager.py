@@ -7,12 +7,14 @@ import sqlalchemy as sa
 from resolvers import InMemoryIdentityResolver
 from worker.errors import Refused
 from worker.sessions import MESSAGE, SessionManager
+from worker.tables import DeadTargetRow
 
 
 @pytest.fixture
 def engine(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'history.db'}")
     MESSAGE.create(engine)
+    DeadTargetRow.__table__.create(engine)
     yield engine
     engine.dispose()
 

@@ -123,8 +123,13 @@ def _claim_statement(dialect: str, *, named: bool) -> TextClause:
     # SQLite has no row locks and needs none: the transaction began as IMMEDIATE.
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
     now = NOW_MS[dialect]
+    # PostgreSQL may run what is joined more than once, and lock more rows than the limit.
+    once = "" if dialect == "sqlite" else "MATERIALIZED"
     return text(
         f"""
+        WITH w AS {once} (
+            SELECT id AS wanted_id, {IS_BEHIND} AS behind FROM delivery WHERE {wanted}
+            ORDER BY lane DESC, due_ms, id LIMIT :limit {lock})
         UPDATE delivery SET
             state = CASE WHEN w.behind THEN 'held' ELSE 'sending' END,
             attempt = delivery.attempt + CASE WHEN w.behind THEN 0 ELSE 1 END,
@@ -135,10 +140,7 @@ def _claim_statement(dialect: str, *, named: bool) -> TextClause:
             error_kind = CASE WHEN w.behind THEN '{WAITS}' ELSE delivery.error_kind END,
             error_text = CASE WHEN w.behind THEN 'an earlier delivery to this chat comes first'
                          ELSE delivery.error_text END
-        FROM (
-            SELECT id AS wanted_id, {IS_BEHIND} AS behind FROM delivery WHERE {wanted}
-            ORDER BY lane DESC, due_ms, id LIMIT :limit {lock}) AS w
-        WHERE delivery.id = w.wanted_id
+        FROM w WHERE delivery.id = w.wanted_id
         RETURNING state, {_CLAIMED}, {now} - begun_ms AS age_ms, {now} - doubt_ms AS doubt_ms
         """
     )

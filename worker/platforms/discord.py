@@ -49,7 +49,14 @@ class Discord:
 
     name = "discord"
     #: Discord counts code points, as Python does (discord-api-docs#1315).
-    capability = Capability(max_length=2000, threads=True, dedup=Dedup.KEY, dm_by_user_id=True)
+    capability = Capability(
+        max_length=2000,
+        threads=True,
+        dedup=Dedup.KEY,
+        # "In the past few minutes", says resources/message.mdx of its documentation.
+        dedup_window_s=120.0,
+        dm_by_user_id=True,
+    )
     variables: tuple[Variable, ...] = (
         Variable("DISCORD_BOT_TOKEN"),
         Variable("DISCORD_API_BASE", secret=False, default="https://discord.com/api/v10"),

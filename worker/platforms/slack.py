@@ -9,12 +9,11 @@ from html import escape
 
 import orjson
 
+from worker.platforms import slack_history
 from worker.platforms.answers import by_status, failure, json_object, message_id
 from worker.platforms.base import Bot, Capability, Dedup, Message, Request, Response, Variable
 from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt, Scope
 
-#: The type of the metadata by which a sent message is found again in the history.
-METADATA_EVENT = "mirrorpost_delivery"
 #: Slack calls its ids opaque: capitals and digits, the first says of what (C, D, G, U, W).
 _CHANNEL = re.compile(r"[A-Z][A-Z0-9]{1,31}", re.ASCII)
 _TS = re.compile(r"[0-9]{1,12}\.[0-9]{1,6}", re.ASCII)
@@ -134,13 +133,9 @@ class Slack:
             "channel": message.chat_id,
             # Also inside code, else <!channel> pings everybody.
             "text": escape(message.text, quote=False),
-            "metadata": {
-                "event_type": METADATA_EVENT,
-                "event_payload": {"delivery_id": message.key},
-            },
+            "metadata": slack_history.metadata(message),
         }
-        # Slack answers a message by opening a thread under it.
-        thread = message.thread_id or message.reply_to
+        thread = slack_history.thread_of(message)
         if thread is not None:
             body["thread_ts"] = thread
         headers = {
@@ -160,6 +155,19 @@ class Slack:
         elif answer.get("ok") is False:
             return _refusal(response, answer)
         return failure(response, by_status(response))
+
+    def asking(self, message: Message, bot: Bot) -> Request:
+        """Ask for the history in which the message would be."""
+        return slack_history.ask(message, bot)
+
+    def asked(
+        self, request: Request, response: Response, message: Message, bot: Bot
+    ) -> Receipt | Failure | Request | None:
+        """Look for the message in a page of the history."""
+        answer = json_object(response.content)
+        refused = answer.get("ok") is False
+        kind = _kind(response, str(answer.get("error", ""))) if refused else None
+        return slack_history.read(request, response, message, bot, kind)
 
 
 def _refusal(response: Response, answer: dict[str, object]) -> Failure:

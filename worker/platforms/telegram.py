@@ -5,6 +5,7 @@ in the address, so nothing here may ever quote one.
 """
 
 import re
+from dataclasses import replace
 from types import MappingProxyType
 
 import orjson
@@ -63,6 +64,8 @@ ERRORS: tuple[tuple[int, str, ErrorKind], ...] = (
     (500, "restart", K.TRANSIENT),
     (500, "Request aborted", K.TRANSIENT),
 )
+#: Starts of descriptions that are about the topic; its group lives on.
+ABOUT_TOPIC = ("message thread not found", "topic not found", "TOPIC_CLOSED")
 _PREFIX = re.compile(r"(Bad Request|Forbidden|Internal Server Error|Unauthorized): ")
 
 
@@ -133,7 +136,7 @@ def _refusal(response: Response, answer: dict[str, object]) -> Failure:
     # was the bot's, the next chat learns it at the price of one request; the other guess
     # would let one busy group silence everybody.
     long = retry_after_s is not None and retry_after_s > LONGEST_CHAT_WAIT_S
-    return failure(
+    refusal = failure(
         response,
         kind,
         description,
@@ -142,10 +145,15 @@ def _refusal(response: Response, answer: dict[str, object]) -> Failure:
         scope=Scope.BOT if long else Scope.CHAT,
         moved_to=moved_to,
     )
+    return replace(refusal, thread_only=_words(description).startswith(ABOUT_TOPIC))
+
+
+def _words(description: str) -> str:
+    return _PREFIX.sub("", description, count=1)
 
 
 def _kind(code: int, description: str, response: Response) -> ErrorKind:
-    words = _PREFIX.sub("", description, count=1)
+    words = _words(description)
     for known_code, start, kind in ERRORS:
         if code == known_code and words.startswith(start):
             return kind

@@ -115,8 +115,14 @@ def _messages(sandbox: Sandbox, fields: dict[str, object], *, thread: str | None
     ]
     if thread is not None:
         found.reverse()
-    shown = [_shown(message, with_metadata=with_metadata) for message in found[:limit]]
-    return answer_json({"ok": True, "messages": shown, "has_more": len(found) > limit})
+    cursor = str(fields.get("cursor", ""))
+    first = int(cursor.removeprefix("page:")) if cursor.startswith("page:") else 0
+    more = len(found) > first + limit
+    shown = [_shown(m, with_metadata=with_metadata) for m in found[first : first + limit]]
+    next_page = {"next_cursor": f"page:{first + limit}" if more else ""}
+    return answer_json(
+        {"ok": True, "messages": shown, "has_more": more, "response_metadata": next_page}
+    )
 
 
 def _open(_: Sandbox, fields: dict[str, object]) -> web.Response:

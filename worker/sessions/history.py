@@ -13,6 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from resolvers.protocol import IdentityResolverProtocol
+from worker.dead import revive
 from worker.errors import Refused
 from worker.sessions import entries, keys
 from worker.sessions.entries import Entry
@@ -113,7 +114,8 @@ class SessionManager:
     ) -> str:
         """Append what somebody wrote, or what a bot answered; return the conversation's key.
 
-        `user_id` is the account on `platform`, never a unified id; `at` is now by default.
+        A chat in which somebody wrote is not noted as dead any more. `user_id` is the account on
+        `platform`, never a unified id; `at` is now by default.
 
         Raises:
             Refused: Empty or unstorable text, a time without a zone, metadata that is not JSON.
@@ -124,7 +126,7 @@ class SessionManager:
         entry = entries.plain_json(metadata) | {"role": role, "content": content}
         row = _row(key, platform, entry, moment)
         row |= {"chat": chat, "platform_message_ids": list(platform_message_ids)}
-        self._append([row])
+        self._append([row], heard_in=(platform, chat or user_id) if role == "user" else None)
         return key
 
     def history(
@@ -199,10 +201,12 @@ class SessionManager:
         stamp = entries.timestamp_ms(entry)
         return _row(key, self._platform, entry, entries.now_ms() if stamp is None else stamp)
 
-    def _append(self, rows: list[Entry]) -> None:
+    def _append(self, rows: list[Entry], *, heard_in: tuple[str, str] | None = None) -> None:
         if rows:
             with self._engine.begin() as conn:
                 conn.execute(_APPEND, rows)
+                if heard_in is not None:
+                    revive(conn, heard_in[0], None, heard_in[1])
 
 
 def _row(key: str, platform: str, entry: Entry, timestamp_ms: int) -> Entry:

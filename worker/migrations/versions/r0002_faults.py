@@ -56,6 +56,14 @@ def upgrade() -> None:
         sa.Column("moved_to", sa.Text),
         sa.Column("followed", sa.Boolean, nullable=False, server_default=sa.text("false")),
     )
+    op.create_index("ix_dead_target_chat", "dead_target", ["chat_id"])
+    op.create_index(
+        "ix_dead_target_moved",
+        "dead_target",
+        ["moved_to", "followed"],
+        sqlite_where=sa.text("moved_to IS NOT NULL"),
+        postgresql_where=sa.text("moved_to IS NOT NULL"),
+    )
     op.create_table(
         "dead_credential",
         sa.Column("platform", sa.Text, primary_key=True),

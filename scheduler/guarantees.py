@@ -1,0 +1,69 @@
+"""What each platform guarantees about a send whose answer never came, by its own declaration.
+
+Called by the command line, and by the test that keeps the README's table true.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from worker.platforms.base import Asks, Dedup, Platform
+
+HEADINGS = ("platform", "when no answer came", "policy resend", "policy hold")
+_ONCE = "exactly once"
+_MARKED = "at least once, marked"
+_HELD = "at most once, held"
+#: What the ways in guarantee until the row is there.
+INTAKE = (
+    "enqueue and the command line: stored when the call returns, or an error.",
+    "Celery over RabbitMQ with confirms: kept by the broker until a worker has stored it.",
+    "Celery over Redis: the same, but a Redis that is killed may lose what it had not written.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """What becomes of a send that may have been accepted."""
+
+    platform: str
+    ambiguous: str
+    resend: str
+    hold: str
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Give the cells of its line under `HEADINGS`."""
+        return (self.platform, self.ambiguous, self.resend, self.hold)
+
+
+def guarantees(platforms: Mapping[str, Platform]) -> list[Guarantee]:
+    """Give a line for each platform, by name."""
+    return [_of(name, platforms[name]) for name in sorted(platforms)]
+
+
+def _of(name: str, adapter: Platform) -> Guarantee:
+    capability = adapter.capability
+    window = capability.dedup_window_s
+    if capability.dedup is Dedup.KEY and window is None:
+        return Guarantee(name, "sent again under the same key", _ONCE, _ONCE)
+    if capability.dedup is Dedup.KEY:
+        within = f"within {window:g} s"
+        return Guarantee(
+            name,
+            f"sent again under the same key {within}, then by policy",
+            f"{_ONCE} {within}, then {_MARKED}",
+            f"{_ONCE} {within}, then {_HELD}",
+        )
+    if isinstance(adapter, Asks):
+        can = "where the bot may read the history"
+        return Guarantee(
+            name,
+            "asked for, and sent again if it is not there",
+            f"{_ONCE} {can}, else {_MARKED}",
+            f"{_ONCE} {can}, else {_HELD}",
+        )
+    return Guarantee(name, "by policy", _MARKED, _HELD)
+
+
+def as_markdown(found: list[Guarantee]) -> list[str]:
+    """Give the table as Markdown, a line each."""
+    rule = tuple("---" for _ in HEADINGS)
+    return [f"| {' | '.join(cells)} |" for cells in (HEADINGS, rule, *(g.cells() for g in found))]

@@ -1,0 +1,222 @@
+"""The outbox against a model: whatever order things happen in, each row is where it should be."""
+
+from dataclasses import dataclass, field
+from itertools import count
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+from sqlalchemy import text
+
+from tests.processes import remove_folder, short_folder
+from worker import due, order, outbox
+from worker.backoff import MAX_ATTEMPTS
+from worker.database import engine as open_engine
+from worker.database import migrate
+from worker.intake import check
+from worker.states import ENDS, TRANSITIONS, State
+from worker.verdict import Place, Settlement
+
+PLACE = Place("telegram", "", "1", None, "alice")
+IN_ORDER = {State.QUEUED, State.SENDING, State.RETRYING, State.HELD}
+#: What a settle may make of a row, with whether a delay belongs to it.
+SETTLED = sorted(TRANSITIONS[State.SENDING] - {State.HELD})
+_folders = count()
+
+
+@dataclass
+class Row:
+    """What the model knows of a delivery."""
+
+    number: int
+    chat: str | None
+    state: State
+    attempt: int = 0
+    used: int = 0
+    seen: list[State] = field(default_factory=list)
+
+
+class Outbox(RuleBasedStateMachine):
+    """Rows of three chats, of which one is without order."""
+
+    rows = Bundle("rows")
+    claims = Bundle("claims")
+
+    @initialize()
+    def open(self) -> None:
+        self.folder = short_folder("model-")
+        self.engine = open_engine(f"sqlite:///{self.folder / 'model.db'}")
+        migrate(self.engine)
+        self.model: dict[str, Row] = {}
+        self.numbers = count()
+
+    def teardown(self) -> None:
+        if hasattr(self, "engine"):
+            self.engine.dispose()
+            remove_folder(self.folder)
+
+    def behind(self, id_: str) -> bool:
+        row = self.model[id_]
+        return row.chat is not None and any(
+            other.chat == row.chat and other.number < row.number and other.state in IN_ORDER
+            for other in self.model.values()
+        )
+
+    def free(self, chats: set[str | None]) -> None:
+        """Let the model's next row of each chat go."""
+        for chat in chats - {None}:
+            held = [r for r in self.model.values() if r.chat == chat and r.state is State.HELD]
+            if held:
+                min(held, key=lambda r: r.number).state = State.QUEUED
+
+    @rule(target=rows, chat=st.sampled_from(["1", "2", None]), later=st.booleans())
+    def insert(self, chat: str | None, later: bool) -> str:
+        new = check(
+            to=f"telegram:{chat or 3}",
+            text="x",
+            order="none" if chat is None else "strict",
+            at="2100-01-01" if later else None,
+        )
+        with self.engine.begin() as connection:
+            outbox.insert(connection, [new])
+        state = State.SCHEDULED if later else State.QUEUED
+        self.model[new.id] = Row(next(self.numbers), chat, state)
+        return new.id
+
+    @rule(target=claims, named=st.booleans(), wanted=st.lists(rows, max_size=4))
+    def claim(self, named: bool, wanted: list[str]) -> object:
+        ids = wanted if named and wanted else []
+        with self.engine.begin() as connection:
+            taken = outbox.claim(connection, owner="w", lease_ms=60_000, limit=99, ids=ids)
+        expected = set()
+        queued = [i for i, r in self.model.items() if r.state is State.QUEUED]
+        chosen = [i for i in queued if not ids or i in ids]
+        behind = {i for i in chosen if self.behind(i)}
+        for id_ in chosen:
+            row = self.model[id_]
+            if id_ in behind:
+                row.state = State.HELD
+            else:
+                row.state, row.attempt = State.SENDING, row.attempt + 1
+                expected.add(id_)
+        assert {c.id for c in taken.claimed} == expected
+        return multiple(*[(c.id, c.attempt) for c in taken.claimed])
+
+    @rule(claimed=consumes(claims), state=st.sampled_from(SETTLED), stale=st.booleans())
+    def settle(self, claimed: tuple[str, int], state: State, stale: bool) -> None:
+        id_, attempt = claimed
+        row = self.model[id_]
+        holds = row.state is State.SENDING and row.attempt == attempt and not stale
+        cost = int(state in {State.RETRYING, State.SENT})
+        settlement = Settlement(
+            id_, attempt - stale, state, PLACE, delay_ms=0, cost=cost, outcome="transient"
+        )
+        with self.engine.begin() as connection:
+            settled = outbox.settle(connection, [settlement], owner="w")
+            if settled and state in ENDS and row.chat:
+                order.release(connection, {f"telegram@:{row.chat}"})
+        assert settled == ({id_} if holds else set())
+        if holds:
+            row.state, row.used = state, row.used + cost
+            if state in ENDS:
+                self.free({row.chat})
+
+    @rule(claimed=consumes(claims))
+    def give_back(self, claimed: tuple[str, int]) -> None:
+        id_, attempt = claimed
+        with self.engine.begin() as connection:
+            outbox.give_back(connection, [claimed])
+        row = self.model[id_]
+        if row.state is State.SENDING and row.attempt == attempt:
+            row.state = State.QUEUED
+
+    @rule()
+    def lose_every_lease(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text("UPDATE delivery SET lease_until_ms = 1"))
+            due.rescue(connection, keyed=["matrix"], asked=["slack"])
+        ended: set[str | None] = set()
+        for row in self.model.values():
+            if row.state is State.SENDING:
+                spent = row.used + 1 >= MAX_ATTEMPTS
+                again = State.QUEUED if row.used == 0 else State.RETRYING
+                row.state, row.used = State.UNKNOWN if spent else again, row.used + 1
+                if spent:
+                    ended.add(row.chat)
+        self.free(ended)
+
+    @rule(id_=rows)
+    def become_due(self, id_: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text("UPDATE delivery SET due_ms = 1 WHERE id = :id"), {"id": id_})
+            # Everything retrying is due: it was settled without a delay or is made so.
+            connection.execute(text("UPDATE delivery SET due_ms = 1 WHERE state = 'retrying'"))
+            due.queue_due(connection)
+        for other, row in self.model.items():
+            if row.state is State.RETRYING or (other == id_ and row.state is State.SCHEDULED):
+                row.state = State.QUEUED
+
+    @rule(id_=rows)
+    def pass_its_time(self, id_: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(
+                text("UPDATE delivery SET expires_ms = 1 WHERE id = :id"), {"id": id_}
+            )
+            due.expire(connection)
+            connection.execute(text("UPDATE delivery SET expires_ms = NULL"))
+        row = self.model[id_]
+        if row.state in {State.SCHEDULED, State.QUEUED, State.RETRYING, State.HELD}:
+            row.state = State.EXPIRED
+            self.free({row.chat})
+
+    @rule()
+    def sweep(self) -> None:
+        with self.engine.begin() as connection:
+            order.sweep(connection)
+        free = [
+            row for i, row in self.model.items() if row.state is State.HELD and not self.behind(i)
+        ]
+        for row in free:
+            row.state = State.QUEUED
+
+    @invariant()
+    def every_row_is_where_the_model_says(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        with self.engine.begin() as connection:
+            found = connection.execute(text("SELECT id, state, attempt FROM delivery")).all()
+        assert {r.id: (r.state, r.attempt) for r in found} == {
+            id_: (row.state.value, row.attempt) for id_, row in self.model.items()
+        }
+        for row in self.model.values():
+            before = row.seen[-1] if row.seen else None
+            if before is not None and before is not row.state:
+                # Two steps may lie in one rule: rescued and released.
+                assert before not in ENDS, (before, row.state)
+            if before is not row.state:
+                row.seen.append(row.state)
+
+    @invariant()
+    def no_chat_has_two_under_way(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        with self.engine.begin() as connection:
+            most = connection.execute(
+                text(
+                    "SELECT max(n) FROM (SELECT count(*) AS n FROM delivery WHERE order_key IS "
+                    "NOT NULL AND state = 'sending' GROUP BY order_key) AS chats"
+                )
+            ).scalar()
+        assert most in (None, 1)
+
+
+TestOutbox = Outbox.TestCase
+TestOutbox.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
