@@ -122,7 +122,15 @@ def _at(name: str, role: str, *, most: int) -> Fault:
 
 
 def _poison_prepare(run: Run) -> None:
-    run.set_variables("worker", {"MIRRORPOST_FAILPOINT": f"before_send:kill:~{POISON}"})
+    run.set_variables(
+        "worker",
+        {
+            "MIRRORPOST_FAILPOINT": f"before_send:kill:~{POISON}",
+            # It has to die as often as there are attempts, each time for a lease.
+            "MIRRORPOST_LEASE_S": "2",
+            "MIRRORPOST_HTTP_TIMEOUT_S": "1",
+        },
+    )
     for n in range(100):
         (run.tokens / f"{n}").touch()
 

@@ -165,7 +165,7 @@ class Run:
     def children(self, name: str) -> list[psutil.Process]:
         """Give the pool of a worker."""
         try:
-            return psutil.Process(self.pid(name)).children()
+            return list(psutil.Process(self.pid(name)).children())
         except psutil.NoSuchProcess:
             return []
 
@@ -396,7 +396,7 @@ def _steps(asked: Sequence[Asked], begun: float) -> list[dict[str, object]]:
             )
             step["fields"]["to"].append(a.target)  # type: ignore[index]
         elif a.way is Way.SCHEDULE:
-            at = datetime.fromtimestamp(begun + 2.0 + a.at_s, UTC).isoformat()
+            at = datetime.fromtimestamp(begun + 1.5 + a.at_s, UTC).isoformat()
             fields = {"name": f"s{a.n}", "to": a.target, "text": a.text, "at": at}
             steps[f"s{a.n}"] = {"id": f"s{a.n}", "at_s": 0.0, "way": a.way, "fields": fields}
         else:

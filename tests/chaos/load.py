@@ -81,7 +81,7 @@ def plan(rng: random.Random, count: int, *, webhooks: str, over_s: float) -> lis
     single = count - broadcasts * audience - schedules
     asked = [_single(rng, n, webhooks, over_s) for n in range(single)]
     asked += [
-        _scheduled(rng, single + n, webhooks, 1.0 + rng.random() * over_s) for n in range(schedules)
+        _scheduled(rng, single + n, webhooks, rng.random() * over_s) for n in range(schedules)
     ]
     for b in range(broadcasts):
         at_s = rng.random() * over_s

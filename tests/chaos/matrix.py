@@ -37,7 +37,7 @@ class Homeserver:
             def do_PUT(self) -> None:
                 homeserver._put(self)
 
-            def log_message(self, *_: object) -> None: ...  # type: ignore[override]
+            def log_message(self, *_: object) -> None: ...
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
