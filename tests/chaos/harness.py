@@ -33,8 +33,10 @@ from worker.states import ENDS
 LEASE_S, HTTP_TIMEOUT_S = 5.0, 2.0
 #: Seconds over which a load is asked for.
 LOAD_S = 4.0
-#: Seconds that a platform takes to accept, so that there is always something under way.
-_LATENCY_S = (0.01, 0.3)
+#: Seconds that a platform takes at least to accept, and between which the most lies: so
+#: there is always something under way.
+_LEAST_LATENCY_S = 0.005
+_LATENCY_S = (0.02, 0.4)
 #: Seconds within which everything must have ended after the fault is healed.
 QUIET_WITHIN_S = 90.0
 #: Seconds after which a producer that has only the broker asks again for what has no row.
@@ -278,7 +280,10 @@ class Run:
         self.services.homeserver.answers_in_s = self._latency_s
         self.site.sandbox.no_faults()
         for platform in ("telegram", "slack", "discord", "webhook"):
-            self.site.sandbox.fault(platform, None, "slow", seconds=self._latency_s)
+            # Without the spread whatever is sent at once would arrive in order by itself.
+            self.site.sandbox.fault(
+                platform, None, "slow", seconds=_LEAST_LATENCY_S, jitter=self._latency_s
+            )
 
     def _any_accepted(self) -> bool:
         return any(self.site.sandbox.accepted(p) for p in ("telegram", "slack", "discord"))
@@ -406,6 +411,7 @@ def _steps(asked: Sequence[Asked], begun: float) -> list[dict[str, object]]:
                 "key": str(a.key),
                 "lane": a.lane,
                 "policy": a.policy,
+                **({"due_in_s": a.due_in_s} if a.due_in_s else {}),
             }
             steps[str(a.n)] = {"id": str(a.n), "at_s": a.at_s, "way": a.way, "fields": fields}
     return sorted(steps.values(), key=lambda step: float(str(step["at_s"])))

@@ -29,7 +29,11 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the judge needs of a delivery's row and its attempts."""
+    """What the judge needs of a delivery's row and its attempts.
+
+    Attributes:
+        ambiguous: Attempts whose answer never came, or came when the lease was over.
+    """
 
     id: str
     key: str | None
@@ -74,8 +78,8 @@ _ROWS = text(
     """
     SELECT d.id, d.key, d.target, d.text, d.state, d.seq, d.policy, d.attempts_used,
       d.maybe_duplicate, d.receipt, d.mirror,
-      (SELECT count(*) FROM attempt a WHERE a.delivery_id = d.id AND a.outcome = 'ambiguous')
-        AS ambiguous,
+      (SELECT count(*) FROM attempt a WHERE a.delivery_id = d.id
+        AND (a.outcome = 'ambiguous' OR a.fenced)) AS ambiguous,
       (SELECT count(*) FROM message m WHERE m.delivery_id = d.id) AS mirrors
     FROM delivery d
     """

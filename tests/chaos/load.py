@@ -18,6 +18,8 @@ _ORDERED_CHATS = 4
 #: Deliveries of one broadcast.
 _AUDIENCE = 50
 _SCHEDULES = 12
+#: Share of the single ones that are due later, and so become the relay's.
+_DUE_LATER = 0.2
 #: A message with this in it kills its worker, where the fault is poison.
 POISON = "poison"
 
@@ -40,6 +42,7 @@ class Asked:
         key: Of the row; `None` where the clock makes one.
         at_s: Seconds after the begin at which it is asked for.
         ordered: It must arrive after those of its chat that were asked for before.
+        due_in_s: Seconds after asking at which it is due; 0 for at once.
     """
 
     n: int
@@ -53,6 +56,7 @@ class Asked:
     lane: str = "cron"
     policy: str = "resend"
     ordered: bool = False
+    due_in_s: float = 0.0
 
     @property
     def parts(self) -> list[str]:
@@ -120,6 +124,7 @@ def _single(rng: random.Random, n: int, webhooks: str, over_s: float) -> Asked:
         lane="reply" if ordered else "cron",
         policy="hold" if name == "telegram" and rng.random() < 0.2 else "resend",
         ordered=ordered,
+        due_in_s=rng.uniform(0.5, 2.0) if not ordered and rng.random() < _DUE_LATER else 0.0,
     )
 
 

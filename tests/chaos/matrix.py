@@ -3,6 +3,7 @@
 The sandbox has none. In a thread of the bench, so what it took is at hand.
 """
 
+import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
@@ -19,7 +20,7 @@ class Homeserver:
     Attributes:
         taken: Room, text and event id of what a reader sees, in order.
         fault: What goes wrong now, in the sandbox's words; `None` for nothing.
-        answers_in_s: How long it takes to accept an event.
+        answers_in_s: How long it takes at most to accept an event.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class Homeserver:
         if fault in {"500", "429"}:
             self._answer(handler, int(fault), {"errcode": _ERRORS[fault], "retry_after_ms": 700})
             return
-        self._closing.wait(self.answers_in_s)
+        self._closing.wait(random.uniform(0, self.answers_in_s))
         event = self._take(unquote(path[_ROOM]), unquote(path[_TRANSACTION]), body["body"])
         if fault in {"hang", "drop"}:
             if fault == "hang":

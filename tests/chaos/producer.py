@@ -98,11 +98,18 @@ def main() -> None:
 def _until_certain(way: Callable[[Fields], object], fields: Fields) -> None:
     while True:
         try:
-            way(fields)
+            way(_with_time(fields))
             return
         except (SQLAlchemyError, KombuError, RedisError, OSError, FailpointError) as error:
             print(type(error).__name__, str(error)[:200], flush=True)  # noqa: T201 - its log
             time.sleep(_AGAIN_S)
+
+
+def _with_time(fields: Fields) -> Fields:
+    given = dict(fields)
+    if (due_in_s := given.pop("due_in_s", None)) is not None:
+        given["at"] = (datetime.now(UTC) + timedelta(seconds=due_in_s)).isoformat()
+    return given
 
 
 if __name__ == "__main__":
