@@ -36,7 +36,7 @@ LOAD_S = 4.0
 #: Seconds that a platform takes at least to accept, and between which the most lies: so
 #: there is always something under way.
 _LEAST_LATENCY_S = 0.005
-_LATENCY_S = (0.02, 0.4)
+_LATENCY_S = (0.05, 0.8)
 #: Seconds within which everything must have ended after the fault is healed.
 QUIET_WITHIN_S = 90.0
 #: Seconds after which a producer that has only the broker asks again for what has no row.
