@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from resolvers import IdentityResolverProtocol
 from worker import order, outbox, suppress
 from worker.dead import Standing
+from worker.failpoints import reach
 from worker.mirror_batch import MirrorRefusedError, mirror_sent
 from worker.resolve import Resolved, resolve
 from worker.send import Bots
@@ -156,6 +157,8 @@ class Turns:
         """Settle and mirror; give the ids that can be claimed because of it."""
         settlements = [each.settlement for each in finished]
         settled = outbox.settle(connection, settlements, owner=self._owner)
+        if settled:
+            reach("in_settle")
         if len(settled) < len(settlements):
             fenced = [s.id for s in settlements if s.id not in settled]
             _log.warning("settle_fenced", deliveries=fenced)
