@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from tests.chaos.load import Asked, Way
 from tests.chaos.matrix import Homeserver
-from tests.processes import end, kill, short_folder, spawn
+from tests.processes import end, kill, spawn
 from tests.servers import PostgresServer, RedisServer, empty_database, flush_redis
 from tests.waiting import wait_until
 from tests.workers import Running, Site
@@ -380,8 +381,8 @@ def new_site(services: Services, database: str, folder: Path) -> Iterator[Site]:
 
 
 def new_folder() -> Path:
-    """Make the folder of a run."""
-    return short_folder("chaos-")
+    """Make the folder of a run; it outlives the session, for whoever asks what went wrong."""
+    return Path(tempfile.mkdtemp(prefix="mp-chaos-"))
 
 
 def _steps(asked: Sequence[Asked], begun: float) -> list[dict[str, object]]:
