@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.harness import LOAD_S, Run, Services, new_folder, new_site
-from tests.chaos.judge import Verdict, arrivals, judge, rows
+from tests.chaos.judge import Verdict, arrivals, judge, refusals, rows
 from tests.chaos.load import plan
 from tests.processes import remove_folder
 from worker.sandbox.faults import PLATFORMS
@@ -73,7 +73,7 @@ def carry_out(
             run.close()
             accepted = {name: site.sandbox.accepted(name) for name in PLATFORMS}
             seen = arrivals(accepted, list(services.homeserver.taken))
-            verdict = judge(asked, rows(site.engine), seen)
+            verdict = judge(asked, rows(site.engine), seen, refusals(site.engine))
         finally:
             run.close()
             run.clean_up()
