@@ -208,7 +208,8 @@ def test_a_further_page_is_asked_for_by_its_cursor() -> None:
 def test_a_person_is_asked_for_by_the_direct_channel() -> None:
     about = Message("d1", "U024BE7LH", "hello", 1_700_000_000)
     opening = SLACK.asking(about, BOT)
-    assert opening.url == "https://slack.com/api/conversations.open?users=U024BE7LH"
+    assert (opening.method, opening.content) == ("POST", b"users=U024BE7LH")
+    assert opening.url == "https://slack.com/api/conversations.open"
     opened = answer({"ok": True, "channel": {"id": "D024BE7LH"}})
     following = SLACK.asked(opening, opened, about, BOT)
     assert "/conversations.history?channel=D024BE7LH&" in following.url  # type: ignore[union-attr]

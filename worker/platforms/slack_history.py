@@ -42,7 +42,7 @@ def thread_of(message: Message) -> str | None:
 def ask(message: Message, bot: Bot) -> Request:
     """Ask for the messages since it can have been sent; of a person for the channel first."""
     if message.chat_id.startswith(("U", "W")):
-        return _get(bot, "conversations.open", {"users": message.chat_id})
+        return _open(message.chat_id, bot)
     return _history(message.chat_id, message, bot)
 
 
@@ -105,6 +105,14 @@ def _unread(request: Request, response: Response, error: str, kind: ErrorKind | 
     return refusal
 
 
+def _open(user_id: str, bot: Bot) -> Request:
+    """Ask for the direct channel with a person; asking again gives the same channel."""
+    request = _get(bot, "conversations.open", {})
+    headers = {**request.headers, "content-type": "application/x-www-form-urlencoded"}
+    content = urlencode({"users": user_id}).encode()
+    return replace(request, method="POST", headers=headers, content=content)
+
+
 def _history(channel: str, message: Message, bot: Bot) -> Request:
     # Not since it was made where that can be helped: a reminder may be months old.
     since_s = message.created_s if message.begun_s is None else message.begun_s
@@ -123,7 +131,8 @@ def _history(channel: str, message: Message, bot: Bot) -> Request:
 def _get(bot: Bot, method: str, fields: Mapping[str, str]) -> Request:
     base = bot.values["SLACK_API_BASE"].rstrip("/")
     headers = {"authorization": f"Bearer {bot.values['SLACK_BOT_TOKEN']}"}
-    return Request("GET", f"{base}/{method}?{urlencode(fields)}", headers, b"")
+    query = f"?{urlencode(fields)}" if fields else ""
+    return Request("GET", f"{base}/{method}{query}", headers, b"")
 
 
 def _next_page(request: Request, cursor: str) -> Request:
