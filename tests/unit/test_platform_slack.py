@@ -1,6 +1,7 @@
 import orjson
 import pytest
 
+from worker.doubt import passes
 from worker.platforms.base import Bot, Dedup, Message, Request, Response
 from worker.platforms.slack import ERRORS, Slack
 from worker.taxonomy import ErrorKind, Failure, Receipt, Scope
@@ -218,7 +219,8 @@ def test_a_person_is_asked_for_by_the_direct_channel() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "kind"),
     [
-        ({"ok": False, "error": "missing_scope"}, 200, ErrorKind.AUTH),
+        ({"ok": False, "error": "missing_scope"}, 200, ErrorKind.FORBIDDEN),
+        ({"ok": False, "error": "token_revoked"}, 200, ErrorKind.AUTH),
         ({"ok": False, "error": "not_in_channel"}, 200, ErrorKind.FORBIDDEN),
         ({"ok": False, "error": "ratelimited"}, 429, ErrorKind.RATE_LIMITED),
         ("no JSON", 502, ErrorKind.AMBIGUOUS),
@@ -275,11 +277,22 @@ def test_an_app_that_may_read_one_page_a_minute_does_not_wait_for_ever(
     assert afterwards.kind == kind
 
 
-@pytest.mark.parametrize("error", ["thread_not_found", "method_not_supported_for_channel_type"])
+@pytest.mark.parametrize(
+    "error",
+    ["missing_scope", "no_permission", "thread_not_found", "method_not_supported_for_channel_type"],
+)
 def test_a_history_that_never_can_be_read_leaves_it_to_the_policy(error: str) -> None:
     found = asked({"ok": False, "error": error})
     assert isinstance(found, Failure)
     assert found.kind is ErrorKind.FORBIDDEN
+    assert not passes(found)
+
+
+@pytest.mark.parametrize(("error", "status"), [("token_revoked", 200), ("ratelimited", 429)])
+def test_a_history_that_can_be_read_later_is_waited_for(error: str, status: int) -> None:
+    found = asked({"ok": False, "error": error}, status=status)
+    assert isinstance(found, Failure)
+    assert passes(found)
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,8 @@ class Asks(Protocol):
         """Read the answer to `request`.
 
         Gives the receipt when the message is there, `None` when it is certainly not, a
-        failure when the platform does not say, and a request where more has to be asked.
+        failure when the platform does not say, and a request where more has to be asked. A
+        credential that may write and not read is `forbidden`; `auth` stops its whole bot.
         """
         ...
 

@@ -23,9 +23,17 @@ _PAGE = 200
 #: Seconds to the next page that are worth waiting for. An app that Slack lets read one page a
 #: minute would begin at the first one every time and never come to the end.
 _LONGEST_WAIT_S = 30.0
-#: Errors of reading that are there for good and say nothing of the chat.
+#: What keeps this bot from reading, and says nothing of whether it may write.
 _UNREADABLE = frozenset(
-    {"thread_not_found", "method_not_supported_for_channel_type", "unknown_method"}
+    {
+        "missing_scope",
+        "no_permission",
+        "not_allowed_token_type",
+        "access_denied",
+        "thread_not_found",
+        "method_not_supported_for_channel_type",
+        "unknown_method",
+    }
 )
 
 
