@@ -241,7 +241,8 @@ def _held(delivery: DeliveryRow, why: str) -> str:
             f"It is held: {why}, and goes out when that has ended. See the earlier ones: "
             f"mirrorpost deliveries list --target {delivery.target}"
         )
-    return f"It is held: {why}. It goes out when a worker starts that has what is missing."
+    awaited = "another credential" if delivery.credential_print else "what is missing"
+    return f"It is held: {why}. It goes out when a worker starts that has {awaited}."
 
 
 def _queued(delivery: DeliveryRow, now_ms: int) -> str:

@@ -20,6 +20,7 @@ from scheduler.when import to_ms
 from worker import outbox
 from worker.database import NOW_MS, reading
 from worker.errors import KeyConflict
+from worker.failpoints import reach
 from worker.json_rows import rows_from_json
 from worker.outbox import Accepted
 
@@ -71,9 +72,13 @@ def fire_due(engine: Engine, *, by: str) -> FirePass:
         now, _ = look(connection)
         plans = _unfired(connection, [plan(row, now) for row in rows])
         plans, accepted = _deliver(connection, plans)
+        if accepted:
+            reach("in_fire")
         record(connection, _fires(plans, accepted), now_ms=now, by=by)
         _move(connection, plans)
         now, due = look(connection)
+    if accepted:
+        reach("after_fire")
     publish(engine, [each for each in accepted.values() if each.due_now])
     return _told(FirePass(now, due), plans)
 

@@ -69,6 +69,11 @@ class _Found:
         ]
 
     def forget(self, *, dry_run: bool) -> Forgotten:
+        if not dry_run:
+            self._each(
+                "DELETE FROM dead_target WHERE platform = :platform AND chat_id = :account",
+                [{"platform": v["platform"], "account": v["account"]} for v in self._values],
+            )
         ids = sorted({id_ for values in self._values for id_ in self._deliveries(values)})
         cancelled = [] if dry_run else cancel_deliveries(self._connection, ids)
         if dry_run:

@@ -11,6 +11,7 @@ from sqlmodel import Session
 from scheduler.publish import publish
 from worker import outbox
 from worker.database import ready
+from worker.failpoints import reach
 from worker.intake import Order, Policy, check
 from worker.lanes import Lane
 from worker.outbox import Accepted
@@ -84,6 +85,8 @@ def enqueue(
     if session is None:
         with _engine().begin() as connection:
             accepted = outbox.insert(connection, [new])[0]
+            reach("after_insert")
+        reach("after_commit")
         if accepted.due_now:
             publish(_engine(), [accepted])
         return accepted
@@ -156,6 +159,8 @@ def broadcast(
     for at in range(0, len(new), _BATCH):
         with _engine().begin() as connection:
             batch = outbox.insert(connection, new[at : at + _BATCH])
+            reach("after_insert")
+        reach("after_commit")
         publish(_engine(), [each for each in batch if each.due_now])
         accepted += batch
     return accepted

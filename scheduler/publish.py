@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
 from worker.due import mark_unpublished
+from worker.failpoints import reach
 from worker.lanes import Lane
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def publish(engine: Engine, deliveries: Sequence[Publishable]) -> int:
         if lost:
             with engine.begin() as connection:
                 mark_unpublished(connection, lost)
+    reach("after_publish")
     return taken
 
 

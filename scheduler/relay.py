@@ -18,6 +18,7 @@ from worker.due import (
     queue_unpublished,
     rescue,
 )
+from worker.failpoints import reach
 from worker.platforms import platforms
 from worker.platforms.base import Dedup
 
@@ -46,6 +47,8 @@ def _pass(engine: Engine) -> int:
         rescued = rescue(connection, keyed=keyed, asked=asked)
         unpublished = queue_unpublished(connection)
         due = queue_due(connection)
+    if rescued or unpublished or due:
+        reach("in_relay")
     if expired:
         _log.info("expired", deliveries=expired)
     if rescued:

@@ -89,6 +89,14 @@ class Sandbox:
         found: dict[str, int] = self._client.get("/_sandbox/requests").json().get(platform, {})
         return found
 
+    def pause(self) -> None:
+        """Freeze it: connections are taken and nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         """End it."""
         self._client.close()

@@ -17,6 +17,7 @@ import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
+from worker import failpoints
 from worker.platforms.addresses import forbidden_address, literal_address
 from worker.platforms.base import Request, Response
 from worker.taxonomy import ErrorKind, Failure
@@ -164,8 +165,24 @@ def _transport(in_flight: int, resolver: AbstractResolver | None) -> AiohttpTran
             ttl_dns_cache=30,
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[_failing()] if failpoints.ARMED else None,
     )
     return transport
+
+
+def _failing() -> aiohttp.TraceConfig:
+    """Give the fail-points inside a request."""
+
+    async def written(*_: object) -> None:
+        failpoints.reach("in_request")
+        # The loop hands what was written to the kernel in its next round.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        failpoints.reach("request_written")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(written)
+    return trace
 
 
 def _is_private_literal(host: str) -> bool:

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from worker.failpoints import reach
 from worker.outbox import Claimed, mark_mirror_failed
 from worker.sessions.append import Mirror, insert_mirrors
 from worker.verdict import Settlement
@@ -41,6 +42,7 @@ def mirror_sent(
             insert_mirrors(connection, rows)
         except SQLAlchemyError as error:
             raise MirrorRefusedError from error
+        reach("in_mirror")
         return
     failed = [row.delivery_id for row in rows if not _inserted(connection, row)]
     if failed:

@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
+from worker.failpoints import reach
 from worker.http import Client
 from worker.outbox import Claimed
 from worker.pauses import Pauses
@@ -170,6 +171,10 @@ class Drain:
         except SQLAlchemyError as error:
             await self._settle_singly(finished, error)
             return True
+        if finished:
+            reach("after_settle")
+        if got.claimed:
+            reach("after_claim")
         self._let_go(each.settlement.id for each in finished)
         self._more = got.more or (self._more and not wanted.anything)
         self._held.update((r.claim.id, _Lease(r.claim.attempt, until)) for r in got.claimed)
@@ -247,6 +252,8 @@ class Drain:
                 [(r.place.platform or "", r.place.account, r.place.chat_id or "") for r in placed]
             )
             waits = {r.claim.id: s for r, s in zip(placed, left, strict=True) if s > 0}
+        if placed:
+            reach("after_permit")
         for each in resolved:
             wait = waits.get(each.claim.id)
             if wait is None:
@@ -268,7 +275,9 @@ class Drain:
                 # Its lease may end before an answer comes: somebody else takes it up.
                 self._finish(resolved, _not_now(resolved, 0.0, "the lease was nearly over"))
                 continue
+            reach("before_send", resolved.claim.text)
             settlement = await self._send(resolved)
+            reach("after_answer")
             self._finish(resolved, settlement)
             failure = settlement.failure
             if (

@@ -53,6 +53,7 @@ class Resolved:
         failure: Why there is no place.
         stop: Why it is not sent to its place, and what it becomes.
         probes: The note about a dead chat which it tries.
+        read_s: When the notes about its place were read, in seconds of the monotonic clock.
 
     """
 
@@ -63,6 +64,7 @@ class Resolved:
     failure: Failure | None = None
     stop: Stop | None = None
     probes: Dead | None = None
+    read_s: float = 0.0
 
 
 def resolve(

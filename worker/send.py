@@ -33,7 +33,7 @@ class Bots:
 
     def __init__(self) -> None:
         self._bots: dict[tuple[str, str], tuple[Bot | None, str]] = {}
-        self._refused: dict[tuple[str, str], Stop] = {}
+        self._refused: dict[tuple[str, str], tuple[Stop, float]] = {}
         self._secrets = secrets(platforms())
 
     def get(self, name: str, account: str = "") -> tuple[Bot | None, str]:
@@ -47,11 +47,15 @@ class Bots:
     def refuse(self, name: str, account: str, failure: Failure) -> None:
         """Remember that a platform refused a credential, for what is claimed already."""
         stop = Stop(State.HELD, failure, self.get(name, account)[1])
-        self._refused[name, account] = stop
+        self._refused[name, account] = (stop, time.monotonic())
 
-    def refused(self, name: str, account: str) -> Stop | None:
-        """Give what becomes of deliveries of a bot whose credential was refused."""
-        return self._refused.get((name, account))
+    def refused(self, name: str, account: str, read_s: float) -> Stop | None:
+        """Give what becomes of a bot's delivery if its credential was refused after `read_s`.
+
+        What was noted before was read with the claim, and may be taken back since.
+        """
+        stop, since_s = self._refused.get((name, account), (None, 0.0))
+        return stop if since_s > read_s else None
 
     def hide(self, failure: Failure) -> Failure:
         """Give a failure whose words have no secret in them and fit a column."""
@@ -139,7 +143,7 @@ def _check(resolved: Resolved, bots: Bots, settings: Settings) -> _Ready | Settl
     claim, place = resolved.claim, resolved.place
     if claim.expires_ms is not None and claim.expires_ms <= time.time_ns() // 1_000_000:
         return _stopped(resolved, State.EXPIRED)
-    stop = resolved.stop or bots.refused(place.platform or "", place.account)
+    stop = resolved.stop or bots.refused(place.platform or "", place.account, resolved.read_s)
     if stop is not None:
         return _stop(resolved, stop)
     if resolved.failure is not None:

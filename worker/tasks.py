@@ -16,6 +16,7 @@ from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
 from worker import outbox
 from worker.errors import Refused
+from worker.failpoints import reach
 from worker.intake import check
 from worker.process import runtime
 from worker.settings import settings
@@ -77,9 +78,11 @@ def _take_in(task_id: str, arguments: tuple[object, ...], fields: dict[str, obje
         new = check(key=key, **fields)  # type: ignore[arg-type]  # check refuses wrong types
         with engine.begin() as connection:
             accepted = outbox.insert(connection, [new])[0]
+            reach("after_insert")
     except (Refused, DataError) as refused:
         _reject(task_id, _reason(refused), {"arguments": arguments, **fields})
         return
+    reach("after_commit")
     if accepted.due_now:
         _deliver([accepted.id])
 
@@ -124,6 +127,7 @@ def _deliver(ids: list[str]) -> None:
         runtime().deliver(ids, _WAIT_S)
     except TimeoutError:
         _log.warning("send_goes_on_without_its_task", deliveries=len(ids))
+    reach("before_ack")
 
 
 @shared_task(name="mirrorpost.heartbeat")

@@ -3,10 +3,11 @@
 Called by the pipeline, on its one database thread.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from resolvers import IdentityResolverProtocol
 from worker import order, outbox, suppress
 from worker.dead import Standing
+from worker.failpoints import reach
 from worker.mirror_batch import MirrorRefusedError, mirror_sent
 from worker.resolve import Resolved, resolve
 from worker.send import Bots
@@ -80,6 +82,7 @@ class Turns:
 
         What is next are also the further parts of what was settled, and what waited behind it.
         """
+        read_s = time.monotonic()
         try:
             taken, noted = self._commit(finished, wanted, singly=False)
         except MirrorRefusedError:
@@ -94,7 +97,8 @@ class Turns:
         )
         noted |= self._noted_of_routes(resolved)
         resolved = [
-            suppress.follow(each, noted.get(each.claim.id), self._print_of) for each in resolved
+            suppress.follow(replace(each, read_s=read_s), noted.get(each.claim.id), self._print_of)
+            for each in resolved
         ]
         return Got(resolved, more=taken.touched >= min(wanted.limit, MANY))
 
@@ -153,6 +157,8 @@ class Turns:
         """Settle and mirror; give the ids that can be claimed because of it."""
         settlements = [each.settlement for each in finished]
         settled = outbox.settle(connection, settlements, owner=self._owner)
+        if settled:
+            reach("in_settle")
         if len(settled) < len(settlements):
             fenced = [s.id for s in settlements if s.id not in settled]
             _log.warning("settle_fenced", deliveries=fenced)

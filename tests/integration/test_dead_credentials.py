@@ -3,6 +3,7 @@
 import pytest
 
 from tests.workers import DATABASES, running_site
+from worker import by_hand
 
 
 @pytest.mark.parametrize("database", DATABASES)
@@ -47,3 +48,17 @@ def test_a_token_revoked_in_doubt_is_waited_for_and_then_slack_is_asked(
         with site.worker({"SLACK_BOT_TOKEN": "xoxb-another"}), site.scheduler():
             assert site.reaches(id_, "sent").maybe_duplicate is False
         assert site.sandbox.texts("slack", "C1") == ["once"]
+
+
+def test_the_same_token_is_tried_again_when_a_person_says_so(
+    request: pytest.FixtureRequest,
+) -> None:
+    with running_site(request, "sqlite") as site, site.worker(), site.scheduler():
+        site.sandbox.fault("telegram", None, "revoked")
+        held = [site.reaches(site.enqueue(f"telegram:{n}", "wait"), "held").id for n in (1, 2)]
+        site.sandbox.no_faults()
+        with site.engine.begin() as connection:
+            by_hand.retry(connection, held)
+        for id_ in held:
+            site.reaches(id_, "sent")
+        site.reaches(site.enqueue("telegram:3", "and on"), "sent")

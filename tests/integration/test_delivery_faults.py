@@ -97,7 +97,7 @@ def test_a_whole_bots_limit_stops_all_its_chats(site: Site) -> None:
         ("discord", "500", "ambiguous", False),
         ("telegram", "502", "ambiguous", True),
         ("discord", "502", "ambiguous", False),
-        ("slack", "503", "ambiguous", True),
+        ("slack", "503", "ambiguous", False),
     ],
 )
 def test_a_5xx_is_tried_again_by_the_schedule(

@@ -41,6 +41,7 @@ def over_http(scenario: Scenario, *, limits: bool = False) -> None:
         (b'{"platform":"slack","fault":"429","times":true}', "'times' must be a whole number"),
         (b'{"platform":"slack","fault":"429","retry_after":-1}', "'retry_after' must be seconds"),
         (b'{"platform":"slack","fault":"hang","seconds":"1"}', "'seconds' must be seconds"),
+        (b'{"platform":"slack","fault":"slow","jitter":-1}', "'jitter' must be seconds"),
         (b'{"platform":"slack","fault":"429","chat":[]}', "'chat' must be a chat id"),
         (b'{"platform":"telegram","fault":"migrated"}', "takes the new chat id as 'to'"),
         (b'{"platform":"slack","fault":"migrated","to":"1"}', "migrated is Telegram's"),

@@ -139,7 +139,7 @@ def test_every_verdict_is_a_legal_change_and_never_loses_a_time(kind, used, poli
 
 
 def test_nothing_leaves_an_end_but_by_a_persons_hand():
-    by_hand = {State.FAILED: {State.QUEUED}}
+    by_hand = {State.FAILED: {State.QUEUED}, State.SUPPRESSED: {State.QUEUED}}
     for end in ENDS - {State.UNKNOWN}:
         assert set(TRANSITIONS[end]) == by_hand.get(end, set())
     assert set(sources(State.SENDING)) == {State.QUEUED}

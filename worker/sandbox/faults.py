@@ -6,6 +6,7 @@ looks like is each platform's own and stands in its file; here is what is the sa
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ Answers = Mapping[Kind, Callable[["Fault"], web.Response]]
 PLATFORMS = ("telegram", "discord", "slack", "webhook")
 _FIELDS = (
     *("platform", "chat", "fault", "times", "skip"),
-    *("retry_after", "seconds", "to", "global"),
+    *("retry_after", "seconds", "jitter", "to", "global"),
 )
 #: Seconds that a hang and a slow answer take when nothing else is said.
 _SECONDS = {Kind.HANG: 60.0, Kind.SLOW: 1.0}
@@ -65,6 +66,7 @@ class Fault:
         times: How often it still happens; `None` until it is cleared.
         skip: How many messages pass before it happens.
         retry_after_s: What the platform is to say; `None` leaves it to the platform's handler.
+        jitter_s: Up to how many seconds it takes longer, each time another time.
         to: The new id of a migrated group.
         everywhere: A 429 that names the bot's global limit (Discord).
     """
@@ -76,6 +78,7 @@ class Fault:
     skip: int = 0
     retry_after_s: float | None = None
     seconds: float = 0.0
+    jitter_s: float = 0.0
     to: str | None = None
     everywhere: bool = False
 
@@ -89,6 +92,7 @@ class Fault:
             "skip": self.skip,
             "retry_after": self.retry_after_s,
             "seconds": self.seconds,
+            "jitter": self.jitter_s,
             "to": self.to,
             "global": self.everywhere,
         }
@@ -164,6 +168,7 @@ def read_fault(value: object) -> Fault:
         skip=0 if given.get("skip") in {None, 0} else _read_times(given["skip"], "skip") or 0,
         retry_after_s=_read_seconds(given, "retry_after"),
         seconds=_read_seconds(given, "seconds") or _SECONDS.get(kind, 0.0),
+        jitter_s=_read_seconds(given, "jitter") or 0.0,
         to=to,
         everywhere=given.get("global") is True,
     )
@@ -224,12 +229,12 @@ def edge_answer(fault: Fault) -> web.Response:
 
 async def hang(request: web.Request, fault: Fault, stopping: asyncio.Event) -> None:
     """Wait until the time is over, the client has left or the sandbox stops."""
-    ends_s = time.monotonic() + fault.seconds
-    while time.monotonic() < ends_s and not stopping.is_set():
+    ends_s = time.monotonic() + fault.seconds + random.uniform(0, fault.jitter_s)  # noqa: S311 - no secret
+    while (left_s := ends_s - time.monotonic()) > 0 and not stopping.is_set():
         if request.transport is None or request.transport.is_closing():
             return
         try:
-            async with asyncio.timeout(_LOOK_S):
+            async with asyncio.timeout(min(_LOOK_S, left_s)):
                 await stopping.wait()
         except TimeoutError:
             continue

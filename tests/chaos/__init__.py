@@ -1,0 +1,1 @@
+"""The proof bench: real processes, one kind of fault a run, the platforms' records as judge."""
