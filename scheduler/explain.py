@@ -220,16 +220,6 @@ def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911
             return [f"It was suppressed at {ended}: {why}."]
 
 
-def _held(delivery: DeliveryRow, why: str) -> str:
-    if delivery.error_kind == WAITS:
-        return (
-            f"It is held: {why}, and goes out when that has ended. See the earlier ones: "
-            f"mirrorpost deliveries list --target {delivery.target}"
-        )
-    awaited = "another credential" if delivery.credential_print else "what is missing"
-    return f"It is held: {why}. It goes out when a worker starts that has {awaited}."
-
-
 def _until_when(delivery: DeliveryRow, noted: DeadTargetRow | None, now_ms: int) -> list[str]:
     """Say of a dead chat when it is tried next."""
     dead = (K.TARGET_GONE, K.FORBIDDEN)
