@@ -7,7 +7,7 @@ masked, credentials are only named.
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from kombu.connection import Connection as Broker
@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from scheduler import stuck
 from worker.database import check_schema, engine, masked, now_ms, reading
 from worker.errors import MirrorpostError
 from worker.outbox import held_accounts
@@ -38,28 +39,6 @@ _OVERDUE_MS = 10_000
 #: Seconds after which a worker's last sign of life is old; it gives one every 15.
 _BEAT_OLD_S = 60.0
 
-_COUNTS = {
-    "held": "SELECT count(*) FROM delivery WHERE state = 'held'",
-    "failed": "SELECT count(*) FROM delivery WHERE state = 'failed'",
-    "unknown": "SELECT count(*) FROM delivery WHERE state = 'unknown'",
-    "unmirrored": "SELECT count(*) FROM delivery WHERE mirror = 'failed'",
-    "unknown_error": "SELECT count(*) FROM attempt WHERE outcome = 'unknown_error'",
-    "rejected": "SELECT count(*) FROM rejected",
-    "dead_targets": "SELECT count(*) FROM dead_target WHERE moved_to IS NULL",
-    "broken_schedules": "SELECT count(*) FROM schedule WHERE state = 'broken'",
-}
-_SEE = {
-    "held": "mirrorpost deliveries list --status held",
-    "failed": "mirrorpost deliveries list --status failed",
-    "unknown": "mirrorpost deliveries list --status unknown",
-    "unmirrored": "a scheduler repairs their histories",
-    "unknown_error": "answers that the platform's table does not know",
-    "rejected": "messages from the broker that were refused at the door",
-    "dead_targets": "chats that are gone or closed to the bot; each is tried once an hour",
-    "dead_credentials": "set another token and start the workers anew, or try the same one: "
-    "mirrorpost deliveries retry --status held",
-    "broken_schedules": "mirrorpost schedule list",
-}
 _OVERDUE = text(
     "SELECT (SELECT min(due_ms) FROM delivery WHERE state IN ('scheduled', 'retrying')), "
     "(SELECT min(next_fire_ms) FROM schedule WHERE state = 'active')"
@@ -67,7 +46,8 @@ _OVERDUE = text(
 _HELD = text(
     "SELECT count(*), max(error_text), (SELECT credential_print FROM dead_credential "
     "WHERE platform = :platform AND account = :account) FROM delivery "
-    "WHERE state = 'held' AND platform = :platform AND account = :account"
+    "WHERE state = 'held' AND platform = :platform AND account = :account "
+    "AND error_kind <> 'order'"
 )
 
 
@@ -90,6 +70,7 @@ class Findings:
     checks: dict[str, str] = field(default_factory=dict)
     platforms: dict[str, dict[str, object]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    unknown_answers: list[stuck.UnknownAnswer] = field(default_factory=list)
 
     def as_object(self) -> dict[str, object]:
         """Give it as JSON shows it."""
@@ -102,6 +83,7 @@ class Findings:
             "checks": self.checks,
             "platforms": self.platforms,
             "counts": self.counts,
+            "unknown_answers": [asdict(each) for each in self.unknown_answers],
             "problems": self.problems,
             "notes": self.notes,
         }
@@ -121,11 +103,13 @@ class Findings:
         yield ""
         for name, state in self.platforms.items():
             yield f"{name:<12}{state['state']}{_detail(state)}"
-        stuck = {name: count for name, count in self.counts.items() if count}
-        if stuck:
+        some = {name: count for name, count in self.counts.items() if count}
+        if some:
             yield ""
-        for name, count in stuck.items():
-            yield f"{count} {name.replace('_', ' ')}: {_SEE[name]}"
+        for name, count in some.items():
+            yield f"{count} {name.replace('_', ' ')}: {stuck.SEE[name]}"
+        for each in self.unknown_answers:
+            yield f"  {each.platform}: {each.said()}, {each.count} times lately"
         yield ""
         yield from (f"note: {each}" for each in self.notes)
         yield from (f"problem: {each}" for each in self.problems)
@@ -165,8 +149,8 @@ def examine(config: Settings) -> Findings:
             _scheduler(found, connection)
             refused = [p for p in found.platforms.values() if p["state"] == "refused"]
             found.counts["dead_credentials"] = len(refused)
-            for name, query in _COUNTS.items():
-                found.counts[name] = connection.execute(text(query)).scalar_one()
+            found.counts |= stuck.counts(connection)
+            found.unknown_answers = stuck.unknown_answers(connection)
     finally:
         if database is not None:
             database.dispose()

@@ -13,7 +13,6 @@ from typing import Final
 import sqlalchemy as sa
 
 from resolvers.protocol import IdentityResolverProtocol
-from worker.dead import revive
 from worker.errors import Refused
 from worker.sessions import entries, keys
 from worker.sessions.entries import Entry
@@ -206,6 +205,9 @@ class SessionManager:
             with self._engine.begin() as conn:
                 conn.execute(_APPEND, rows)
                 if heard_in is not None:
+                    # Imported here: whoever only mirrors needs nothing of the outbox.
+                    from worker.dead import revive
+
                     revive(conn, heard_in[0], None, heard_in[1])
 
 
