@@ -76,6 +76,21 @@ class WhenDue(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
         return max(self.at, now + timedelta(microseconds=1))
 
 
+class SteadyScheduler(BlockingScheduler):  # type: ignore[misc]  # APScheduler has no types
+    """Ticks on when the wall clock, by which APScheduler goes, is set back.
+
+    It would wait until the old time comes again, two hours after a step of two hours.
+    """
+
+    def _process_jobs(self) -> float:
+        now = datetime.now(UTC)
+        for job in self.get_jobs():
+            if job.next_run_time > now + timedelta(seconds=TICK_S):
+                self.modify_job(job.id, next_run_time=now)
+        wait_s: float | None = super()._process_jobs()
+        return TICK_S if wait_s is None else min(wait_s, TICK_S)
+
+
 class Clock:
     """Runs passes until it is stopped; `run` blocks."""
 
@@ -83,7 +98,7 @@ class Clock:
         self._passes = passes
         self._trigger = WhenDue()
         self._failing: dict[str, str] = {}
-        self._scheduler = BlockingScheduler(timezone=UTC, executors={"default": DebugExecutor()})
+        self._scheduler = SteadyScheduler(timezone=UTC, executors={"default": DebugExecutor()})
         self._scheduler.add_job(
             self.tick,
             self._trigger,

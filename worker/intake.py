@@ -89,6 +89,7 @@ def check(
     policy: Policy | str = Policy.RESEND,
     order: Order | str | None = None,
     order_key: str | None = None,
+    late_ms: int = _SKEW_MS,
 ) -> NewDelivery:
     """Check one delivery.
 
@@ -98,6 +99,7 @@ def check(
         order: `strict` for one after the other with all others of the same `order_key`; the
             default for replies and reminders. `none` for any order.
         order_key: What is in order with each other; the chat or person where not given.
+        late_ms: Milliseconds by which `at` may lie in the past, for what waited on its way here.
 
     Raises:
         Refused: One line that says what is wrong and what would be right.
@@ -110,7 +112,7 @@ def check(
         raise Refused(f"silent must be true or false, not {silent!r}")
     at_ms, expires_ms = _moment("at", at), _moment("expires", expires)
     now = time.time_ns() // 1_000_000
-    if at_ms is not None and at_ms < now - _SKEW_MS:
+    if at_ms is not None and at_ms < now - late_ms:
         raise Refused(f"at lies in the past ({at}): name a later time, or none to send now")
     if expires_ms is not None and expires_ms <= max(now, at_ms or 0):
         raise Refused(f"expires ({expires}) must lie after the time at which it is due")

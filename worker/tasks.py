@@ -23,6 +23,9 @@ from worker.settings import settings
 
 _log = structlog.get_logger(__name__)
 
+#: Milliseconds that a message may have waited at the broker past its own `at`, while the
+#: workers were away: it is late then, and not refused.
+_AT_BROKER_MS = 24 * 3_600_000
 #: Seconds that a task waits until its rows are claimed; the drain goes on with the rest.
 _WAIT_S = 100.0
 #: Seconds before a message goes back to the broker because the database cannot take it.
@@ -75,7 +78,7 @@ def _take_in(task_id: str, arguments: tuple[object, ...], fields: dict[str, obje
         if missing := sorted({"to", "text"} - fields.keys()):
             raise Refused(f"{' and '.join(missing)} must be given")
         key = fields.pop("key", None) or f"task:{task_id}"
-        new = check(key=key, **fields)  # type: ignore[arg-type]  # check refuses wrong types
+        new = check(key=key, late_ms=_AT_BROKER_MS, **fields)  # type: ignore[arg-type]  # check refuses wrong types
         with engine.begin() as connection:
             accepted = outbox.insert(connection, [new])[0]
             reach("after_insert")

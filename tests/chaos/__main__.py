@@ -5,6 +5,7 @@
     --database sqlite|postgresql|both
     --deliveries N               of each run
     --full                       the long versions of the faults
+    --keep                       every run's folder, not only where something is wrong
     --json                       one object instead of the table
     --list                       the faults
 
@@ -67,6 +68,7 @@ def main() -> int:
                 seed + n // len(kinds),
                 deliveries=given.deliveries,
                 full=given.full,
+                keep=given.keep,
             )
             outcomes.append(outcome)
             progress(err, n + 1, given.runs, outcome)
@@ -88,6 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--database", choices=(*BOTH, "both"), default="both")
     parser.add_argument("--deliveries", type=int, default=500)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--list", action="store_true")
     return parser.parse_args()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.harness import LOAD_S, Run, Services, new_folder, new_site
-from tests.chaos.judge import Verdict, arrivals, judge, rows
+from tests.chaos.judge import Verdict, arrivals, judge, refusals, rows
 from tests.chaos.load import plan
 from tests.processes import remove_folder
 from worker.sandbox.faults import PLATFORMS
@@ -58,8 +58,9 @@ def carry_out(
     *,
     deliveries: int,
     full: bool = False,
+    keep: bool = False,
 ) -> Outcome:
-    """Do one run."""
+    """Do one run; `full` takes the long version of the fault, `keep` its folder in any case."""
     fault, rng = FAULTS[fault_name], random.Random(f"{seed} {fault_name} {database}")
     begun = time.monotonic()
     folder = new_folder()
@@ -69,13 +70,13 @@ def carry_out(
         run = Run(services, site, asked, database=database, rng=rng, full=full)
         try:
             quiet = _under(fault, run)
+            run.close()
+            accepted = {name: site.sandbox.accepted(name) for name in PLATFORMS}
+            seen = arrivals(accepted, list(services.homeserver.taken))
+            verdict = judge(asked, rows(site.engine), seen, refusals(site.engine))
         finally:
             run.close()
-        accepted = {name: site.sandbox.accepted(name) for name in PLATFORMS}
-        verdict = judge(
-            asked, rows(site.engine), arrivals(accepted, list(services.homeserver.taken))
-        )
-        run.clean_up()
+            run.clean_up()
     outcome = Outcome(
         fault=fault_name,
         database=database,
@@ -89,7 +90,7 @@ def carry_out(
         note=run.note,
         folder=folder,
     )
-    if not outcome.failed:
+    if not outcome.failed and not keep:
         remove_folder(folder)
     return outcome
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import geteuid
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import redis
@@ -28,6 +29,8 @@ BOTH = ("sqlite", "postgresql")
 _DEATHS = 3
 _FAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 _TWO_HOURS_S = 7200
+#: Room for the database of a run, several times over.
+_DISK = "24m"
 
 
 def _nothing(_run: Run) -> None:
@@ -47,7 +50,6 @@ class Fault:
         prepare: Changes the run before its processes start.
         changes: Changes the load.
         missing: Gives what this machine lacks for it, `None` for nothing.
-        short: It is part of the short version.
     """
 
     name: str
@@ -206,9 +208,25 @@ def _cut_postgres(run: Run) -> None:
     run.site.engine.dispose()
 
 
-def _needs_root() -> str | None:
-    if geteuid() == 0 and shutil.which("mount"):
-        return None
+def _as_root(*command: str | Path) -> bool:
+    """Run a command as root; tell whether that was possible."""
+    prefix = () if geteuid() == 0 else ("sudo", "-n")
+    try:
+        return subprocess.run([*prefix, *command], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def _mount(folder: Path) -> bool:
+    options = f"size={_DISK},mode=0777"
+    return _as_root("mount", "-t", "tmpfs", "-o", options, "mirrorpost-chaos", folder)
+
+
+def _needs_mount() -> str | None:
+    with TemporaryDirectory() as folder:
+        if _mount(Path(folder)):
+            _as_root("umount", "-l", folder)
+            return None
     return "a small file system of its own, which only root can mount"
 
 
@@ -219,8 +237,8 @@ def _small_disk(run: Run) -> None:
     run.site.engine.dispose()
     shutil.move(folder, kept)
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "chaos", folder], check=True)
-    run.at_end(lambda: subprocess.run(["umount", "-l", folder], check=True))
+    assert _mount(folder), "no small file system"
+    run.at_end(lambda: _as_root("umount", "-l", folder))
     for file in kept.iterdir():
         shutil.copy(file, folder)
 
@@ -373,7 +391,7 @@ FAULTS: dict[str, Fault] = {
         Fault("redis-connections-cut", _cut_redis),
         Fault("postgres-restarted", _restart_postgres, databases=("postgresql",)),
         Fault("postgres-connections-cut", _cut_postgres, databases=("postgresql",)),
-        Fault("disk-full", _fill_disk, _small_disk, missing=_needs_root, databases=("sqlite",)),
+        Fault("disk-full", _fill_disk, _small_disk, missing=_needs_mount, databases=("sqlite",)),
         _platforms("accept-then-cut", "drop", 2.0),
         _platforms("accept-then-hang", "hang", 2.0, seconds=10),
         _platforms("platform-500", "500", 3.0),

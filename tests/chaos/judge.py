@@ -1,13 +1,13 @@
 """The verdict of a run: asked for, accepted by the platforms, rows and history compared.
 
-Pure: `gather` reads, `judge` decides.
+`judge` is pure; `rows`, `refusals` and `arrivals` give it what it compares.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Engine, text
+from sqlalchemy import JSON, Boolean, Engine, text
 
 from tests.chaos.load import Asked
 from worker.backoff import MAX_ATTEMPTS
@@ -72,7 +72,17 @@ class Verdict:
 
 
 #: The kinds of violations, in the order in which they are shown.
-KINDS = ("lost", "doubled", "unmarked", "order", "mirror", "stuck", "attempts", "unasked")
+KINDS = (
+    "lost",
+    "doubled",
+    "unmarked",
+    "order",
+    "mirror",
+    "stuck",
+    "attempts",
+    "refused",
+    "unasked",
+)
 
 _ROWS = text(
     """
@@ -88,17 +98,32 @@ _ROWS = text(
 
 def rows(engine: Engine) -> list[Row]:
     """Read all rows."""
-    from sqlalchemy import JSON, Boolean
-
     statement = _ROWS.columns(receipt=JSON(), maybe_duplicate=Boolean())
     with reading(engine) as connection:
         found = connection.execute(statement).mappings().all()
     return [Row(**{**row, "receipt": row["receipt"] or ()}) for row in found]
 
 
-def judge(asked: Sequence[Asked], stored: Sequence[Row], arrived: Sequence[Arrived]) -> Verdict:
-    """Compare what was asked for with what came of it."""
+def refusals(engine: Engine) -> list[str]:
+    """Read why bare Celery messages were refused."""
+    with reading(engine) as connection:
+        return list(connection.execute(text("SELECT reason FROM rejected")).scalars())
+
+
+def judge(
+    asked: Sequence[Asked],
+    stored: Sequence[Row],
+    arrived: Sequence[Arrived],
+    refused: Sequence[str] = (),
+) -> Verdict:
+    """Compare what was asked for with what came of it.
+
+    Args:
+        refused: Reasons; all that was asked for was right, also what arrived after all.
+    """
     verdict = Verdict(len(asked))
+    for reason in refused:
+        verdict.add("refused", reason)
     by_content: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in stored:
         by_content[row.target, row.text].append(row)

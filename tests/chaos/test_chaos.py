@@ -34,7 +34,6 @@ _SHORT = (
     ("accept-then-cut", "postgresql"),
     ("accept-then-hang", "sqlite"),
     ("platform-500", "sqlite"),
-    ("clock-stepped", "sqlite"),
     ("task-ten-times", "postgresql"),
     ("one-key-from-20-processes", "sqlite"),
 )

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from uuid import uuid4
 
@@ -115,6 +116,20 @@ def test_a_bare_celery_app_reaches_a_person_by_every_field(site: Site, broker_ur
     (mirror,) = site.messages(to)
     assert mirror.entry()["order"] == 7
     assert mirror.mirror_source == "crm"
+
+
+def test_a_message_that_waited_past_its_time_is_late_and_not_refused(
+    site: Site, broker_url: str
+) -> None:
+    to = chat()
+    hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+
+    (task_id,) = send(broker_url, {"kwargs": {"to": to, "text": "late", "at": hour_ago}})
+
+    row = wait_until(lambda: site.by_key(f"task:{task_id}"), what="the row")
+    assert row is not None
+    site.reaches(row.id, "sent")
+    assert site.sandbox.texts("telegram", number(to)) == ["late"]
 
 
 def test_a_message_that_the_broker_gives_out_twice_is_one_delivery(

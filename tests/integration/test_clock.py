@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
 
@@ -213,6 +214,36 @@ class Running:
         self.clock.stop()
         self.thread.join(10)
         assert not self.thread.is_alive()
+
+
+class SteppedClock(datetime):
+    """A wall clock that can be set."""
+
+    ahead = timedelta()
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + cls.ahead
+
+
+@pytest.mark.parametrize("hours", [2, -2])
+def test_it_ticks_on_when_the_wall_clock_is_set(
+    monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    monkeypatch.setattr("scheduler.clock.datetime", SteppedClock)
+    monkeypatch.setattr("apscheduler.schedulers.base.datetime", SteppedClock)
+    monkeypatch.setattr(SteppedClock, "ahead", timedelta())
+    ticks = 0
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+
+    with Running(Pass("tick", tick)):
+        wait_until(lambda: ticks, 5, "the first tick")
+        monkeypatch.setattr(SteppedClock, "ahead", timedelta(hours=hours))
+        before = ticks
+        wait_until(lambda: ticks >= before + 3, 10, "ticks after the clock was set")
 
 
 def test_a_failing_pass_is_told_once_tried_again_and_stops_no_other() -> None:

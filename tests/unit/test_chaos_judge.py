@@ -113,3 +113,8 @@ def test_a_receiver_of_webhooks_knows_the_ids_it_has_seen() -> None:
     first = {"chat": "h", "text": "t", "id": "1", "nonce": "d1"}
     found = arrivals({"webhook": [first, {**first, "id": "2"}]}, [])
     assert [a.id for a in found] == ["1"]
+
+
+def test_what_was_right_must_not_be_refused() -> None:
+    verdict = judge([_MATRIX], [_row(_MATRIX)], [_arrived(_MATRIX)], ["at lies in the past"])
+    assert list(verdict.wrong) == ["refused"]

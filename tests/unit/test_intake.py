@@ -113,6 +113,14 @@ def test_bad_input_is_refused_with_what_would_be_right(
     assert right in refusal(**fields)
 
 
+def test_what_waited_on_its_way_is_due_at_once() -> None:
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    late = check(to="telegram:1", text="x", at=hour_ago, late_ms=2 * 3_600_000)
+    assert late.at_ms == int(hour_ago.timestamp() * 1000)
+    with pytest.raises(Refused, match="lies in the past"):
+        check(to="telegram:1", text="x", at=hour_ago, late_ms=1_800_000)
+
+
 def test_circular_metadata_is_refused() -> None:
     circle: dict[str, object] = {}
     circle["self"] = circle
