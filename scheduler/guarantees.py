@@ -12,6 +12,7 @@ HEADINGS = ("platform", "when no answer came", "policy resend", "policy hold")
 _ONCE = "exactly once"
 _MARKED = "at least once, marked"
 _HELD = "at most once, held"
+_BLIND = "by policy: sent again and marked, or held as unknown"
 #: What the ways in guarantee until the row is there.
 INTAKE = (
     "enqueue and the command line: stored when the call returns, or an error.",
@@ -42,25 +43,27 @@ def guarantees(platforms: Mapping[str, Platform]) -> list[Guarantee]:
 def _of(name: str, adapter: Platform) -> Guarantee:
     capability = adapter.capability
     window = capability.dedup_window_s
+    once = _ONCE if capability.dedup_if is None else f"{_ONCE} if {capability.dedup_if}"
     if capability.dedup is Dedup.KEY and window is None:
-        return Guarantee(name, "sent again under the same key", _ONCE, _ONCE)
+        # Whether the condition holds is not to be seen from here, so no policy comes after it.
+        surely = once if capability.dedup_if is None else f"{once}, else at least once"
+        return Guarantee(name, "sent again under the same key", surely, surely)
     if capability.dedup is Dedup.KEY:
         within = f"within {window:g} s"
         return Guarantee(
             name,
             f"sent again under the same key {within}, then by policy",
-            f"{_ONCE} {within}, then {_MARKED}",
-            f"{_ONCE} {within}, then {_HELD}",
+            f"{once} {within}, then {_MARKED}",
+            f"{once} {within}, then {_HELD}",
         )
     if isinstance(adapter, Asks):
-        can = "where the bot may read the history"
         return Guarantee(
             name,
-            "asked for, and sent again if it is not there",
-            f"{_ONCE} {can}, else {_MARKED}",
-            f"{_ONCE} {can}, else {_HELD}",
+            "asked for, and sent again if it is not there; by policy where it cannot be told",
+            f"{once}, else {_MARKED}",
+            f"{once}, else {_HELD}",
         )
-    return Guarantee(name, "by policy", _MARKED, _HELD)
+    return Guarantee(name, _BLIND, _MARKED, _HELD)
 
 
 def as_markdown(found: list[Guarantee]) -> list[str]:

@@ -16,7 +16,15 @@ from worker.taxonomy import ErrorKind, Failure, Receipt
 #: Requests of one dialogue; a busy channel has some pages.
 _MOST_QUESTIONS = 10
 #: What keeps a platform from answering for now; with any other failure it never will.
-_LATER = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.TRANSIENT, ErrorKind.UNKNOWN_ERROR})
+_LATER = frozenset(
+    {
+        ErrorKind.RATE_LIMITED,
+        ErrorKind.TRANSIENT,
+        ErrorKind.UNKNOWN_ERROR,
+        # With another credential, for which the delivery is held.
+        ErrorKind.AUTH,
+    }
+)
 
 
 class Way(StrEnum):

@@ -190,6 +190,8 @@ async def _try(ready: _Ready, client: Client, duplicate_line: str) -> _Trial:
         message = _with_line(message, duplicate_line, adapter)
     answer = await client.send(adapter.request(message, bot))
     outcome = adapter.outcome(answer) if isinstance(answer, Response) else answer
+    if isinstance(outcome, Failure) and message.thread_id and adapter.capability.threads_are_chats:
+        outcome = replace(outcome, thread_only=True)
     return _Trial(outcome, place, blind, cleared)
 
 
@@ -206,6 +208,8 @@ def _message(claim: Claimed, place: Place, parts: Sequence[str]) -> Message:
         silent=claim.silent,
         extra=claim.metadata or {},
         part=part,
+        # The first claim is forgotten when a person lets it be tried anew, a doubt is not.
+        begun_s=int(time.time() - max(claim.age_ms, claim.doubt_ms or 0) / 1000),
     )
 
 

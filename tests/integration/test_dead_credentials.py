@@ -33,6 +33,23 @@ def test_a_revoked_token_stops_its_bot_alone_and_alarms_once(
                 site.reaches(id_, "sent")
 
 
+def test_a_token_revoked_in_doubt_is_waited_for_and_then_slack_is_asked(
+    request: pytest.FixtureRequest,
+) -> None:
+    with running_site(request, "sqlite") as site:
+        site.sandbox.fault("slack", "C1", "drop", times=1)
+        with site.worker(), site.scheduler():
+            id_ = site.enqueue("slack:C1", "once", policy="hold")
+            site.reaches(id_, "retrying")
+            site.sandbox.fault("slack", None, "revoked")
+            site.make_due(id_)
+            assert site.reaches(id_, "held").error_kind == "auth"
+        site.sandbox.no_faults()
+        with site.worker({"SLACK_BOT_TOKEN": "xoxb-another"}), site.scheduler():
+            assert site.reaches(id_, "sent").maybe_duplicate is False
+        assert site.sandbox.texts("slack", "C1") == ["once"]
+
+
 def test_the_same_token_is_tried_again_when_a_person_says_so(
     request: pytest.FixtureRequest,
 ) -> None:

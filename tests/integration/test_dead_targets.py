@@ -58,6 +58,15 @@ def test_a_chat_that_is_gone_is_asked_once_and_the_rest_is_suppressed_with_the_r
     assert asked(site, platform) == before
 
 
+def test_a_discord_thread_that_is_closed_leaves_its_channel_alive(site: Site) -> None:
+    chat, thread = str(next(_chats)), str(next(_chats))
+    # To Discord the thread is a channel of its own.
+    site.sandbox.fault("discord", thread, "kicked")
+    site.reaches(site.enqueue(f"discord:{chat}#{thread}", "first"), "failed")
+    site.reaches(site.enqueue(f"discord:{chat}#{thread}", "second"), "suppressed")
+    site.reaches(site.enqueue(f"discord:{chat}", "to the channel"), "sent")
+
+
 def test_after_an_hour_one_delivery_tries_and_a_success_brings_the_chat_back(site: Site) -> None:
     target = blocked(site)
     pass_an_hour(site)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import count
 
+import httpx
 import pytest
 
 from tests.workers import DATABASES, Site, running_site
@@ -87,3 +88,49 @@ def test_a_key_that_holds_only_for_minutes_is_not_relied_on_afterwards(site: Sit
     site.make_due(id_)
     assert "may have sent it" in str(site.reaches(id_, "unknown").error_text)
     assert site.sandbox.texts("discord", chat) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "texts"),
+    [
+        ("resend", "sent", ["read back?", "read back?\n(may be a duplicate)"]),
+        ("hold", "unknown", ["read back?"]),
+    ],
+)
+def test_a_bot_that_may_not_read_slacks_history_leaves_it_to_the_policy(
+    site: Site, policy: str, state: str, texts: list[str]
+) -> None:
+    chat = chat_on("slack")
+    site.sandbox.fault("slack", chat, "missing_scope")
+    site.sandbox.fault("slack", chat, "drop", times=1)
+    id_ = site.enqueue(f"slack:{chat}", "read back?", policy=policy)
+    site.reaches(id_, "retrying")
+    site.make_due(id_)
+    assert site.reaches(id_, state).maybe_duplicate is (policy == "resend")
+    assert site.sandbox.texts("slack", chat) == texts
+
+
+def test_a_person_on_slack_is_asked_for_in_the_direct_channel(site: Site) -> None:
+    chat = f"U{next(_chats)}"
+    site.sandbox.fault("slack", chat, "drop", times=1)
+    id_ = site.enqueue(f"slack:{chat}", "just you", policy="hold")
+    site.reaches(id_, "retrying")
+    site.make_due(id_)
+    assert site.reaches(id_, "sent").maybe_duplicate is False
+    assert site.sandbox.texts("slack", chat) == ["just you"]
+
+
+@pytest.mark.parametrize("thread", [None, "1600000000.000100"])
+def test_an_old_reminder_is_found_beyond_the_newest_page(site: Site, thread: str | None) -> None:
+    chat = chat_on("slack")
+    site.sandbox.fault("slack", chat, "drop", times=1)
+    id_ = site.enqueue(f"slack:{chat}", "long ago", thread=thread, policy="hold")
+    site.reaches(id_, "retrying")
+    with httpx.Client(headers={"Authorization": "Bearer xoxb-other"}, trust_env=False) as other:
+        for number in range(201):
+            body = {"channel": chat, "text": str(number), "thread_ts": thread}
+            other.post(f"{site.sandbox.url}/slack/api/chat.postMessage", json=body)
+    site.execute("UPDATE delivery SET created_ms = 1 WHERE id = :id", id=id_)
+    site.make_due(id_)
+    assert site.reaches(id_, "sent").maybe_duplicate is False
+    assert site.sandbox.texts("slack", chat).count("long ago") == 1

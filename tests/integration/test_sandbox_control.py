@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aiohttp
 import pytest
@@ -46,6 +47,7 @@ def over_http(scenario: Scenario, *, limits: bool = False) -> None:
         (b'{"platform":"slack","fault":"migrated","to":"1"}', "migrated is Telegram's"),
         (b'{"platform":"telegram","fault":"429","to":"1"}', "migrated is Telegram's"),
         (b'{"platform":"telegram","fault":"migrated","to":"x"}', "a whole number"),
+        (b'{"platform":"discord","fault":"missing_scope"}', "missing_scope is Slack's"),
     ],
 )
 def test_a_wrong_fault_is_refused_with_one_clear_line(body: bytes, why: str) -> None:
@@ -248,6 +250,78 @@ def test_a_slack_thread_is_read_back_oldest_first_and_not_in_the_channel() -> No
         assert await call("no.such") == {"ok": False, "error": "unknown_method"}
 
     over_http(scenario)
+
+
+def test_slacks_history_goes_by_time_and_page_and_shows_metadata_only_when_asked_to() -> None:
+    async def scenario(sandbox: RunningSandbox, session: aiohttp.ClientSession) -> None:
+        for text in ("a", "b", "c"):
+            about = {"event_type": "t", "event_payload": {"text": text}}
+            body = {"channel": "C1", "text": text, "metadata": about}
+            async with session.post(
+                "/slack/api/chat.postMessage", json=body, headers=SLACK
+            ) as answer:
+                assert (await answer.json())["ok"] is True
+
+        async def history(**fields: str) -> dict[str, Any]:
+            path = "/slack/api/conversations.history"
+            query = {"channel": "C1", **fields}
+            async with session.get(path, params=query, headers=SLACK) as answer:
+                told: dict[str, Any] = await answer.json()
+                return told
+
+        def texts(told: dict[str, Any]) -> list[str]:
+            return [message["text"] for message in told["messages"]]
+
+        first = await history(limit="2", include_all_metadata="true")
+        assert (texts(first), first["has_more"]) == (["c", "b"], True)
+        assert first["messages"][0]["metadata"]["event_payload"] == {"text": "c"}
+        second = await history(limit="2", cursor=first["response_metadata"]["next_cursor"])
+        assert (texts(second), second["has_more"]) == (["a"], False)
+        assert second["response_metadata"]["next_cursor"] == ""
+        assert "metadata" not in second["messages"][0]
+        middle = first["messages"][1]["ts"]
+        assert texts(await history(oldest=middle)) == ["c"]
+        assert texts(await history(latest=middle)) == ["a"]
+        assert (await history(cursor="nonsense"))["error"] == "invalid_cursor"
+        assert len(sandbox.state.store.messages()) == 3
+
+    over_http(scenario)
+
+
+@pytest.mark.parametrize(
+    "method", ["conversations.history", "conversations.replies", "conversations.open"]
+)
+def test_a_slack_bot_that_only_writes_may_not_read(method: str) -> None:
+    async def scenario(_: RunningSandbox, session: aiohttp.ClientSession) -> None:
+        fault = {"platform": "slack", "fault": "missing_scope"}
+        async with session.post("/_sandbox/faults", json=fault) as answer:
+            assert answer.status == 201
+        body = {"channel": "C1", "text": "x"}
+        async with session.post("/slack/api/chat.postMessage", json=body, headers=SLACK) as answer:
+            assert (await answer.json())["ok"] is True
+        async with session.get(f"/slack/api/{method}", headers=SLACK) as answer:
+            told = await answer.json()
+        assert (told["ok"], told["error"]) == (False, "missing_scope")
+        assert told["provided"] == "chat:write"
+        async with session.get(f"/slack/api/{method}") as answer:
+            assert (await answer.json())["error"] == "not_authed"
+
+    over_http(scenario)
+
+
+def test_slacks_history_is_limited_by_itself_not_by_its_channel() -> None:
+    async def scenario(_: RunningSandbox, session: aiohttp.ClientSession) -> None:
+        path, body = "/slack/api/conversations.history?channel=C1", {"channel": "C1", "text": "x"}
+        for _ in range(100):
+            async with session.get(path, headers=SLACK) as answer:
+                if answer.status == 429:
+                    break
+        assert answer.status == 429
+        assert int(answer.headers["Retry-After"]) > 0
+        async with session.post("/slack/api/chat.postMessage", json=body, headers=SLACK) as answer:
+            assert answer.status == 200
+
+    over_http(scenario, limits=True)
 
 
 def test_a_hanging_request_does_not_hold_up_the_stop() -> None:

@@ -83,7 +83,7 @@ def test_what_matrix_can_do() -> None:
     assert capability.threads
     assert capability.colon_in_ids
     assert not capability.dm_by_user_id
-    assert capability.dedup is Dedup.KEY
+    assert (capability.dedup, capability.dedup_window_s) == (Dedup.KEY, None)
 
 
 def test_length_is_what_the_event_takes_in_bytes() -> None:

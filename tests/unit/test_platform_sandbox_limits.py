@@ -3,6 +3,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.platforms.discord import Discord
+from worker.sandbox.discord import NONCE_S, Nonces
 from worker.sandbox.ids import Ids
 from worker.sandbox.limits import Limits, Pace, Window
 from worker.sandbox.store import Accepted, Store
@@ -97,3 +99,16 @@ def test_the_store_forgets_the_oldest_first() -> None:
     for number in range(3):
         store.add(Accepted("slack", "C1", str(number), "x"))
     assert [message.id for message in store.messages()] == ["1", "2"]
+
+
+def test_a_discord_nonce_is_one_message_for_minutes_and_longer_than_we_rely_on_it() -> None:
+    clock = Clock()
+    nonces = Nonces(clock=clock)
+    nonces.keep("bot", "n", {"id": "1"})
+    window_s = Discord.capability.dedup_window_s
+    assert window_s is not None
+    clock.now_s += window_s
+    assert nonces.find("bot", "n") == {"id": "1"}
+    assert nonces.find("other", "n") is None
+    clock.now_s += NONCE_S
+    assert nonces.find("bot", "n") is None

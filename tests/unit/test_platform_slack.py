@@ -1,7 +1,8 @@
 import orjson
 import pytest
 
-from worker.platforms.base import Bot, Dedup, Message, Response
+from worker.doubt import passes
+from worker.platforms.base import Bot, Dedup, Message, Request, Response
 from worker.platforms.slack import ERRORS, Slack
 from worker.taxonomy import ErrorKind, Failure, Receipt, Scope
 
@@ -208,7 +209,8 @@ def test_a_further_page_is_asked_for_by_its_cursor() -> None:
 def test_a_person_is_asked_for_by_the_direct_channel() -> None:
     about = Message("d1", "U024BE7LH", "hello", 1_700_000_000)
     opening = SLACK.asking(about, BOT)
-    assert opening.url == "https://slack.com/api/conversations.open?users=U024BE7LH"
+    assert (opening.method, opening.content) == ("POST", b"users=U024BE7LH")
+    assert opening.url == "https://slack.com/api/conversations.open"
     opened = answer({"ok": True, "channel": {"id": "D024BE7LH"}})
     following = SLACK.asked(opening, opened, about, BOT)
     assert "/conversations.history?channel=D024BE7LH&" in following.url  # type: ignore[union-attr]
@@ -217,7 +219,8 @@ def test_a_person_is_asked_for_by_the_direct_channel() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "kind"),
     [
-        ({"ok": False, "error": "missing_scope"}, 200, ErrorKind.AUTH),
+        ({"ok": False, "error": "missing_scope"}, 200, ErrorKind.FORBIDDEN),
+        ({"ok": False, "error": "token_revoked"}, 200, ErrorKind.AUTH),
         ({"ok": False, "error": "not_in_channel"}, 200, ErrorKind.FORBIDDEN),
         ({"ok": False, "error": "ratelimited"}, 429, ErrorKind.RATE_LIMITED),
         ("no JSON", 502, ErrorKind.AMBIGUOUS),
@@ -229,3 +232,79 @@ def test_a_history_that_cannot_be_read_is_a_failure(
     found = asked(body, status=status)
     assert isinstance(found, Failure)
     assert found.kind is kind
+
+
+def test_a_reminder_that_is_months_old_is_looked_for_since_it_was_tried() -> None:
+    assert "&oldest=1709999700&" in SLACK.asking(message(begun_s=1_710_000_000), BOT).url
+
+
+def test_what_slack_adds_to_the_metadata_hides_no_message() -> None:
+    found = shown("d1")
+    found["metadata"]["event_payload"]["added"] = 1  # type: ignore[index]
+    assert asked({"ok": True, "messages": [found]}) == Receipt(("1700000001.000200",))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"ok": True},
+        {"ok": True, "messages": None},
+        {"ok": True, "messages": [], "has_more": True},
+        {"ok": True, "messages": [shown("d1", ts="")]},
+    ],
+)
+def test_a_page_that_proves_nothing_is_asked_for_later(page: dict[str, object]) -> None:
+    found = asked(page)
+    assert isinstance(found, Failure)
+    assert found.kind is ErrorKind.TRANSIENT
+
+
+@pytest.mark.parametrize(("wait_s", "kind"), [("5", "rate_limited"), ("60", "forbidden")])
+def test_an_app_that_may_read_one_page_a_minute_does_not_wait_for_ever(
+    wait_s: str, kind: str
+) -> None:
+    about, limited = message(), answer({"ok": False, "error": "ratelimited"}, 429)
+    limited = Response(429, {"retry-after": wait_s}, limited.content)
+    cursor = {"ok": True, "messages": [], "response_metadata": {"next_cursor": "next"}}
+    first = SLACK.asking(about, BOT)
+    at_first = SLACK.asked(first, limited, about, BOT)
+    assert isinstance(at_first, Failure)
+    assert at_first.kind is ErrorKind.RATE_LIMITED
+    second = SLACK.asked(first, answer(cursor), about, BOT)
+    assert isinstance(second, Request)
+    afterwards = SLACK.asked(second, limited, about, BOT)
+    assert isinstance(afterwards, Failure)
+    assert afterwards.kind == kind
+
+
+@pytest.mark.parametrize(
+    "error",
+    ["missing_scope", "no_permission", "thread_not_found", "method_not_supported_for_channel_type"],
+)
+def test_a_history_that_never_can_be_read_leaves_it_to_the_policy(error: str) -> None:
+    found = asked({"ok": False, "error": error})
+    assert isinstance(found, Failure)
+    assert found.kind is ErrorKind.FORBIDDEN
+    assert not passes(found)
+
+
+@pytest.mark.parametrize(("error", "status"), [("token_revoked", 200), ("ratelimited", 429)])
+def test_a_history_that_can_be_read_later_is_waited_for(error: str, status: int) -> None:
+    found = asked({"ok": False, "error": error}, status=status)
+    assert isinstance(found, Failure)
+    assert passes(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "thread_only"),
+    [
+        ("restricted_action_thread_locked", True),
+        ("restricted_action_thread_only_channel", True),
+        ("restricted_action_non_threadable_channel", True),
+        ("cannot_reply_to_message", True),
+        ("restricted_action_read_only_channel", False),
+        ("channel_not_found", False),
+    ],
+)
+def test_what_is_said_of_a_thread_is_not_said_of_its_channel(error: str, thread_only: bool) -> None:
+    assert failed(answer({"ok": False, "error": error})).thread_only is thread_only

@@ -59,7 +59,7 @@ def test_what_a_webhook_can_do() -> None:
     assert capability.colon_in_ids
     assert not capability.threads
     assert not capability.dm_by_user_id
-    assert capability.dedup is Dedup.KEY
+    assert (capability.dedup, capability.dedup_window_s) == (Dedup.KEY, None)
     assert capability.measure("ü") == 2
 
 

@@ -41,9 +41,13 @@ class Capability:
         measure: Gives a text's length in the platform's own unit.
         splits: A longer text is sent in parts; without, it is refused.
         threads: `platform:chat#thread` is understood.
+        threads_are_chats: A thread is a chat of its own: what is said of it says nothing of the
+            chat that it belongs to.
         colon_in_ids: Ids may contain `:`, so `platform:chat:thread` is not.
         dedup: What can be done about an ambiguous send.
         dedup_window_s: For how long `Dedup.KEY` holds, `None` for good.
+        dedup_if: What `dedup` hangs on beside the platform, in words after "if"; `None` for
+            nothing.
         dm_by_user_id: A person's user id can be written to as a chat (perhaps after
             `OpensChats.opening`).
     """
@@ -52,9 +56,11 @@ class Capability:
     measure: Callable[[str], int] = len
     splits: bool = True
     threads: bool = False
+    threads_are_chats: bool = False
     colon_in_ids: bool = False
     dedup: Dedup = Dedup.NONE
     dedup_window_s: float | None = None
+    dedup_if: str | None = None
     dm_by_user_id: bool = False
 
 
@@ -88,6 +94,7 @@ class Message:
     Attributes:
         delivery_id: Stable over all attempts.
         part: Which part of a message that was split, from 0.
+        begun_s: Unix seconds before which nobody tried to send it; `None` when that is not known.
         created_s: Unix seconds of the delivery's creation, stable over all attempts.
         reply_to: The platform's id of the message that this one answers.
         extra: The delivery's metadata, for adapters that pass it on (webhook).
@@ -102,6 +109,7 @@ class Message:
     silent: bool = False
     extra: Mapping[str, object] = field(default_factory=dict)
     part: int = 0
+    begun_s: int | None = None
 
     @property
     def key(self) -> str:
@@ -181,7 +189,8 @@ class Asks(Protocol):
         """Read the answer to `request`.
 
         Gives the receipt when the message is there, `None` when it is certainly not, a
-        failure when the platform does not say, and a request where more has to be asked.
+        failure when the platform does not say, and a request where more has to be asked. A
+        credential that may write and not read is `forbidden`; `auth` stops its whole bot.
         """
         ...
 

@@ -21,7 +21,6 @@ _USER_AGENT = f"DiscordBot (mirrorpost, {version('mirrorpost')})"
 #: Message flag SUPPRESS_NOTIFICATIONS.
 _SILENT = 4096
 _RATE_LIMITED = 429
-_UNAUTHORIZED = 401
 _INVALID_FORM = 50035
 
 K = ErrorKind
@@ -52,6 +51,7 @@ class Discord:
     capability = Capability(
         max_length=2000,
         threads=True,
+        threads_are_chats=True,
         dedup=Dedup.KEY,
         # "In the past few minutes", says resources/message.mdx of its documentation.
         dedup_window_s=120.0,
@@ -147,8 +147,6 @@ def _refusal(response: Response, answer: dict[str, object]) -> Failure:
 
 
 def _kind(response: Response, code: object, complaints: list[tuple[str, str]]) -> ErrorKind:
-    if response.status == _UNAUTHORIZED:
-        return K.AUTH
     if response.status == _RATE_LIMITED:
         return K.RATE_LIMITED
     if code == _INVALID_FORM and any(which == "BASE_TYPE_MAX_LENGTH" for which, _ in complaints):

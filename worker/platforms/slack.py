@@ -5,6 +5,7 @@ Facts: https://docs.slack.dev/reference/methods/chat.postMessage. Errors come un
 """
 
 import re
+from dataclasses import replace
 from html import escape
 
 import orjson
@@ -95,6 +96,15 @@ _CONNECT_BLOCKED = re.compile(r"slack_connect_\w+_blocked")
 #: The limits of the workspace or the whole app; a plain 429 is mostly the one a second of
 #: one channel, and holding only that channel is the guess that corrects itself.
 _BOT_WIDE = frozenset({"rate_limited", "message_limit_exceeded"})
+#: What is said of one thread, or of all that is in none; the channel takes other messages.
+ABOUT_THREAD = frozenset(
+    {
+        "cannot_reply_to_message",
+        "restricted_action_thread_locked",
+        "restricted_action_thread_only_channel",
+        "restricted_action_non_threadable_channel",
+    }
+)
 
 
 class Slack:
@@ -108,6 +118,7 @@ class Slack:
         measure=lambda text: len(escape(text, quote=False)),
         threads=True,
         dedup=Dedup.ASK,
+        dedup_if="the bot may read the history",
         dm_by_user_id=True,
     )
     variables: tuple[Variable, ...] = (
@@ -173,13 +184,14 @@ class Slack:
 def _refusal(response: Response, answer: dict[str, object]) -> Failure:
     error = str(answer.get("error", ""))
     needed = answer.get("needed")
-    return failure(
+    refusal = failure(
         response,
         _kind(response, error),
         f"{error}: needs {needed}" if isinstance(needed, str) else error,
         code=error,
         scope=Scope.BOT if error in _BOT_WIDE else Scope.CHAT,
     )
+    return replace(refusal, thread_only=error in ABOUT_THREAD)
 
 
 def _kind(response: Response, error: str) -> ErrorKind:

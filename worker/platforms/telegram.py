@@ -53,9 +53,10 @@ ERRORS: tuple[tuple[int, str, ErrorKind], ...] = (
     (403, "user is deactivated", K.TARGET_GONE),
     (403, "bot was kicked from the ", K.TARGET_GONE),
     (403, "the group chat was deleted", K.TARGET_GONE),
-    # Not a member, may not begin a conversation, may not write to a bot, and whatever
-    # else: in the server's source a 403 is always about the bot in this one chat.
-    (403, "", K.FORBIDDEN),
+    (403, "bot is not a member of the ", K.FORBIDDEN),
+    (403, "bot can't initiate conversation with a user", K.FORBIDDEN),
+    (403, "the bot can't send messages to the bot", K.FORBIDDEN),
+    (403, "bot can't send messages to ", K.FORBIDDEN),
     # A method that exists answers 404 only when the path, that is the token, is wrong.
     (404, "", K.AUTH),
     (421, "", K.AUTH),

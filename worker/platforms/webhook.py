@@ -63,6 +63,7 @@ class Webhook:
         splits=False,
         colon_in_ids=True,
         dedup=Dedup.KEY,
+        dedup_if="the receiver remembers the ids that it has seen",
     )
     variables: tuple[Variable, ...] = (Variable("MIRRORPOST_WEBHOOK_SECRET"),)
 

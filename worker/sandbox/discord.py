@@ -4,6 +4,7 @@ import math
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -18,7 +19,7 @@ _LONGEST_NONCE = 25
 _SILENT = 4096
 _MOST_READ = 100
 #: Seconds for which an enforced nonce is remembered; Discord says "the past few minutes".
-_NONCE_S = 300.0
+NONCE_S = 300.0
 _MOST_NONCES = 200_000
 
 
@@ -40,17 +41,18 @@ def routes() -> list[web.RouteDef]:
 class Nonces:
     """The enforced nonces of the past few minutes, with the messages they stand for."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._known: OrderedDict[tuple[str, str], tuple[float, dict[str, object]]] = OrderedDict()
 
     def find(self, bot: str, nonce: str) -> dict[str, object] | None:
         """Give the message that a bot made under a nonce."""
-        made_s, message = self._known.get((bot, nonce), (-_NONCE_S, None))
-        return message if time.monotonic() - made_s < _NONCE_S else None
+        made_s, message = self._known.get((bot, nonce), (0.0, None))
+        return message if self._clock() - made_s < NONCE_S else None
 
     def keep(self, bot: str, nonce: str, message: dict[str, object]) -> None:
         """Remember a message under its nonce; the oldest ones are forgotten."""
-        self._known[bot, nonce] = (time.monotonic(), message)
+        self._known[bot, nonce] = (self._clock(), message)
         if len(self._known) > _MOST_NONCES:
             self._known.popitem(last=False)
 

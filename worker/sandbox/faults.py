@@ -33,8 +33,12 @@ class Kind(StrEnum):
     KICKED = "kicked"
     MIGRATED = "migrated"
     REVOKED = "revoked"
+    #: Histories may not be read and chats not be opened; messages pass (Slack).
+    MISSING_SCOPE = "missing_scope"
 
 
+#: What can happen to a message.
+OF_MESSAGES = frozenset(Kind) - {Kind.MISSING_SCOPE}
 #: What a platform answers to its faults, by kind; what is not there is accepted.
 Answers = Mapping[Kind, Callable[["Fault"], web.Response]]
 
@@ -113,7 +117,7 @@ class Faults:
         return list(self._on)
 
     def take(
-        self, platform: str, chats: Collection[str | None], kinds: Collection[Kind] = tuple(Kind)
+        self, platform: str, chats: Collection[str | None], kinds: Collection[Kind] = OF_MESSAGES
     ) -> Fault | None:
         """Give the first fault that is on for a request, and count it.
 
@@ -149,6 +153,8 @@ def read_fault(value: object) -> Fault:
     if platform not in PLATFORMS:
         raise BadControl(f"platform must be one of {', '.join(PLATFORMS)}, not {platform!r}")
     kind = _read_kind(given.get("fault"))
+    if kind is Kind.MISSING_SCOPE and platform != "slack":
+        raise BadControl("missing_scope is Slack's")
     to = _read_id(given, "to")
     if (kind is Kind.MIGRATED) != (to is not None) or (to and platform != "telegram"):
         raise BadControl("migrated is Telegram's, and it alone takes the new chat id as 'to'")

@@ -99,6 +99,8 @@ class Limits:
     discord_bot: Window = field(default_factory=lambda: Window(50, 1.0))
     #: "One message per second per channel", short bursts pass.
     slack_channel: Pace = field(default_factory=lambda: Pace(1.0, burst=3))
+    #: "50+ per minute", counted by method: Slack's tier 3.
+    slack_reading: Pace = field(default_factory=lambda: Pace(1.2, burst=20))
 
     def admit(self, scopes: Sequence[tuple[Limit, str]]) -> float:
         """Count a request against all of its limits, or give the seconds to wait.

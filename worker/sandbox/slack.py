@@ -34,7 +34,25 @@ async def _call(request: web.Request) -> web.Response:
     if sandbox.faults.take("slack", (), {Kind.REVOKED}):
         return _error("token_revoked")
     answer = _METHODS.get(method)
-    return _error("unknown_method") if answer is None else answer(sandbox, fields)
+    if answer is None:
+        return _error("unknown_method")
+    return _refuse_reading(sandbox, token, method, fields) or answer(sandbox, fields)
+
+
+def _refuse_reading(
+    sandbox: Sandbox, token: str, method: str, fields: dict[str, object]
+) -> web.Response | None:
+    """Give the refusal of a bot that only writes, or reads too often."""
+    needed = _SCOPES.get(method)
+    if needed is None:
+        return None
+    chat = str(fields.get("channel") or fields.get("users") or "")
+    if sandbox.faults.take("slack", (chat,), {Kind.MISSING_SCOPE}):
+        body = {"ok": False, "error": "missing_scope", "needed": needed, "provided": "chat:write"}
+        return answer_json(body)
+    limits = sandbox.limits
+    wait_s = limits.admit([(limits.slack_reading, f"{token} {method}")])
+    return _too_many(wait_s) if wait_s > 0 else None
 
 
 async def _post_message(
@@ -116,7 +134,10 @@ def _messages(sandbox: Sandbox, fields: dict[str, object], *, thread: str | None
     if thread is not None:
         found.reverse()
     cursor = str(fields.get("cursor", ""))
-    first = int(cursor.removeprefix("page:")) if cursor.startswith("page:") else 0
+    page = cursor.removeprefix("page:")
+    if cursor and not page.isdecimal():
+        return _error("invalid_cursor")
+    first = int(page or 0)
     more = len(found) > first + limit
     shown = [_shown(m, with_metadata=with_metadata) for m in found[first : first + limit]]
     next_page = {"next_cursor": f"page:{first + limit}" if more else ""}
@@ -176,6 +197,12 @@ _METHODS: dict[str, Callable[[Sandbox, dict[str, object]], web.Response]] = {
     "auth.test": lambda *_: answer_json(
         {"ok": True, "team_id": "T0SANDBOX", "user_id": "U0SANDBOX"}
     ),
+}
+#: The scope that each method of reading needs beside `chat:write`.
+_SCOPES = {
+    "conversations.history": "channels:history",
+    "conversations.replies": "channels:history",
+    "conversations.open": "im:write",
 }
 _FAULTS: Answers = {
     Kind.RATE_LIMITED: lambda fault: _too_many(
