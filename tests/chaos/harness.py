@@ -143,7 +143,8 @@ class Run:
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         role = name.rstrip("0123456789").partition("-")[0]
-        self.supervisor.start(name, command, {**self.site.env, **self._variables.get(role, {})})
+        env = {**self.site.env, **self._variables.get(role, {})}
+        self.supervisor.start(name, command, env, once=role == "producer")
 
     # What goes on at the platforms.
 

@@ -15,11 +15,17 @@ from tests.workers import Running
 
 @dataclass(slots=True)
 class _Supervised:
-    """A process that is started again when it has died; `held` is meant to stay away."""
+    """A process that is started again when it has ended.
+
+    Attributes:
+        once: Not when it has done its work.
+        held: It is meant to stay away.
+    """
 
     command: Sequence[str]
     env: Mapping[str, str]
     running: Running
+    once: bool
     held: bool = False
 
 
@@ -84,15 +90,18 @@ class Supervisor:
         """Start again whatever has died, but not what has done its work."""
         for name, each in self._supervised.items():
             status = each.running.process.poll()
-            if each.held or status is None or status == 0:
+            if each.held or status is None or (each.once and status == 0):
                 continue
             if status == -signal.SIGKILL:
                 kill(each.running.process)
             each.running = self._spawn(name, each.command, each.env)
 
-    def start(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
-        """Start a process and keep it running."""
-        self._supervised[name] = _Supervised(command, env, self._spawn(name, command, env))
+    def start(
+        self, name: str, command: Sequence[str], env: Mapping[str, str], *, once: bool
+    ) -> None:
+        """Start a process and keep it running, with `once` until it has done its work."""
+        running = self._spawn(name, command, env)
+        self._supervised[name] = _Supervised(command, env, running, once)
 
     def awaits(self, name: str, words: str) -> None:
         """Wait until a process has printed something."""
