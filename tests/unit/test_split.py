@@ -50,6 +50,7 @@ def words(parts: list[str]) -> str:
         ),
         ("~~~\n```\nab\n~~~\nafter", 14, ["~~~\n```\nab\n~~~", "after"]),
         (" " * 30 + "x", 10, ["x"]),
+        ("word\n```\n```\n\nmore", 9, ["word", "```\n```", "more"]),
     ],
 )
 def test_a_text_is_cut_where_a_reader_would(text: str, limit: int, parts: list[str]) -> None:
