@@ -102,7 +102,7 @@ PIECES = st.sampled_from(
             "e\u0301",
             "\u0301",
             "\u200d",
-            "https://example.org/path?q=1",
+            "https://example.org/path?q=1 ",
             "[label](https://e.org/x)",
         ),
         *(" ", "  ", "\n", "\n\n", "\r\n", "\t"),
