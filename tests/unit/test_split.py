@@ -134,7 +134,7 @@ def test_no_part_is_over_the_limit_or_says_nothing(text: str, limit: int, name: 
         assert parts == [text]
 
 
-@given(st.text(st.characters(exclude_characters="`~"), max_size=400), LIMITS, NAMES)
+@given(st.text(st.characters(codec="utf-8", exclude_characters="`~"), max_size=400), LIMITS, NAMES)
 def test_nothing_is_lost_but_white_space(text: str, limit: int, name: str) -> None:
     assert words(split(text, limit=limit, measure=MEASURES[name])) == words([text])
 
