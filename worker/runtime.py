@@ -33,7 +33,7 @@ _REDIS_TIMEOUT_S = 2.0
 #: Seconds between looks for what is held for a credential that this process has.
 _RELEASE_S = 30.0
 #: Seconds that a stop waits for sends under way; platforms kill after ten.
-_STOP_S = 7.0
+_STOP_S = 5.5
 
 
 def resolver_of(config: Settings, database: Engine) -> IdentityResolverProtocol:
