@@ -18,7 +18,7 @@ from worker.database import reading
 from worker.errors import NotFound, Refused
 from worker.order import WAITS
 from worker.states import State
-from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
+from worker.tables import IN_ORDER, AttemptRow, DeadTargetRow, DeliveryRow
 from worker.taxonomy import ErrorKind
 
 T = TypeVar("T")
@@ -155,3 +155,14 @@ def noted_of(engine: Engine, delivery: DeliveryRow) -> DeadTargetRow | None:
     )
     with reading(engine) as connection, Session(connection) as session:
         return session.exec(query).one_or_none()
+
+
+def head_of(engine: Engine, delivery: DeliveryRow) -> str | None:
+    """Give the id of the first of those before a delivery in the order of its chat."""
+    query = text(
+        f"SELECT id FROM delivery WHERE order_key = :key AND seq < :seq AND {IN_ORDER} "
+        "ORDER BY seq LIMIT 1"
+    )
+    with reading(engine) as connection:
+        found = connection.execute(query, {"key": delivery.order_key, "seq": delivery.seq})
+        return found.scalar_one_or_none()

@@ -23,19 +23,19 @@ from rich.console import Console
 from tests.bench.machine import describe
 from tests.chaos.bench import Outcome, carry_out
 from tests.chaos.faults import BOTH, FAULTS
-from tests.chaos.harness import Services
 from tests.chaos.report import as_object, progress, table
+from tests.chaos.services import Services
 from tests.isolation import forget_foreign_variables
 
 #: Columns of the terminal that the table needs.
-_WIDTH = 160
+_WIDTH = 200
 
 
 def main() -> int:
     """Carry out the runs; 1 when one has failed."""
     given = _arguments()
     out, err = Console(), Console(stderr=True)
-    # Fifteen columns do not fit into the 80 that a pipe is taken for.
+    # So many columns do not fit into the 80 that a pipe is taken for.
     out.width = max(out.width, _WIDTH)
     if given.list:
         for name, fault in FAULTS.items():

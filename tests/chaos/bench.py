@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.harness import LOAD_S, Run, Services, new_folder, new_site
+from tests.chaos.harness import LOAD_S, Run
 from tests.chaos.judge import Verdict, arrivals, judge, refusals, rows
 from tests.chaos.load import plan
+from tests.chaos.services import Services, new_folder, new_site
 from tests.processes import remove_folder
 from worker.sandbox.faults import PLATFORMS
 
@@ -70,12 +71,12 @@ def carry_out(
         run = Run(services, site, asked, database=database, rng=rng, full=full)
         try:
             quiet = _under(fault, run)
-            run.close()
+            run.supervisor.close()
             accepted = {name: site.sandbox.accepted(name) for name in PLATFORMS}
             seen = arrivals(accepted, list(services.homeserver.taken))
             verdict = judge(asked, rows(site.engine), seen, refusals(site.engine))
         finally:
-            run.close()
+            run.supervisor.close()
             run.clean_up()
     outcome = Outcome(
         fault=fault_name,
@@ -83,7 +84,7 @@ def carry_out(
         seed=seed,
         deliveries=deliveries,
         verdict=verdict,
-        killed=run.killed,
+        killed=run.supervisor.killed,
         repeated=run.repeated,
         quiet=quiet,
         took_s=time.monotonic() - begun,

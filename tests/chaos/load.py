@@ -6,7 +6,9 @@ Pure: the same seed gives the same load. `producer` carries it out, `judge` comp
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from worker.platforms import platform
 from worker.rendering.split import split
@@ -20,6 +22,8 @@ _AUDIENCE = 50
 _SCHEDULES = 12
 #: Share of the single ones that are due later, and so become the relay's.
 _DUE_LATER = 0.2
+#: Seconds after the begin at which the first schedule fires: later than all are made.
+_FIRES_AFTER_S = 1.5
 #: A message with this in it kills its worker, where the fault is poison.
 POISON = "poison"
 
@@ -163,3 +167,42 @@ def _target(name: str, chat: str, webhooks: str) -> str:
 
 def _text(n: int, *, long: bool = False) -> str:
     return " ".join(f"message {n} line {line}" for line in range(300 if long else 1))
+
+
+def steps(asked: Sequence[Asked], begun: float) -> list[dict[str, Any]]:
+    """Give what a producer has to do, in the order of time.
+
+    Args:
+        begun: When it begins, in Unix seconds.
+    """
+    named: dict[str, dict[str, Any]] = {}
+    for a in asked:
+        if a.way is Way.BROADCAST:
+            name = str(a.key).split(":")[1]
+            fields: dict[str, Any] = {"id": name, "to": [], "text": a.text}
+            step = named.setdefault(name, _step(name, a.at_s, a.way, fields))
+            step["fields"]["to"].append(a.target)
+        elif a.way is Way.SCHEDULE:
+            name = f"s{a.n}"
+            at = datetime.fromtimestamp(begun + _FIRES_AFTER_S + a.at_s, UTC).isoformat()
+            fields = {"name": name, "to": a.target, "text": a.text, "at": at}
+            named[name] = _step(name, 0.0, a.way, fields)
+        else:
+            named[str(a.n)] = _step(str(a.n), a.at_s, a.way, single_fields(a))
+    return sorted(named.values(), key=lambda step: float(step["at_s"]))
+
+
+def single_fields(asked: Asked) -> dict[str, Any]:
+    """Give the fields of a delivery that is asked for by itself."""
+    fields = {
+        "to": asked.target,
+        "text": asked.text,
+        "key": asked.key,
+        "lane": asked.lane,
+        "policy": asked.policy,
+    }
+    return {**fields, "due_in_s": asked.due_in_s} if asked.due_in_s else fields
+
+
+def _step(name: str, at_s: float, way: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"id": name, "at_s": at_s, "way": way, "fields": fields}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -40,12 +41,14 @@ def progress(console: Console, n: int, runs: int, outcome: Outcome) -> None:
 
 def table(console: Console, machine: Machine, seed: int, outcomes: Sequence[Outcome]) -> None:
     """Print a line for each fault and database, and the total."""
-    shown = Table(title=f"{len(outcomes)} runs, seed {seed}")
+    shown = Table(
+        title=f"{len(outcomes)} runs, seed {seed}", box=box.SIMPLE_HEAD, title_justify="left"
+    )
     shown.add_column("fault", no_wrap=True)
-    shown.add_column("database")
+    shown.add_column("database", no_wrap=True)
     names = ("runs", "asked", "killed", "in doubt", *KINDS, "marked", "unknown", "s a run")
     for name in names:
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", no_wrap=True)
     kinds = list(dict.fromkeys((o.fault, o.database) for o in outcomes))
     for fault, database in kinds:
         own = [o for o in outcomes if (o.fault, o.database) == (fault, database)]

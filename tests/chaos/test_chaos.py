@@ -6,8 +6,8 @@ import pytest
 
 from tests.chaos.bench import carry_out
 from tests.chaos.faults import FAULTS
-from tests.chaos.harness import Services
 from tests.chaos.regressions import REGRESSIONS
+from tests.chaos.services import Services
 
 _SEED = 1
 _DELIVERIES = 80
