@@ -200,6 +200,7 @@ def test_a_refused_message_goes_through_the_door_again_once(engine: Engine) -> N
         ({"to": "pigeon:5", "text": "x"}, "unknown platform 'pigeon'"),
         ({"to": "telegram:5"}, "text must be given"),
         ({"to": "telegram:5", "text": "x", "colour": "red"}, "unknown field colour"),
+        ({"to": "telegram:5", "text": "x", "late_ms": 9**9}, "unknown field late_ms"),
         ({"arguments": ["x"], "to": "telegram:5", "text": "x"}, "arguments must be named"),
     ],
 )
