@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -18,7 +18,7 @@ from worker.database import reading
 from worker.errors import NotFound, Refused
 from worker.order import WAITS
 from worker.states import State
-from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
+from worker.tables import IN_ORDER, AttemptRow, DeadTargetRow, DeliveryRow
 from worker.taxonomy import ErrorKind
 
 T = TypeVar("T")
@@ -79,16 +79,25 @@ def newest(engine: Engine, which: Filter, *, limit: int = 50) -> Sequence[Delive
 
 
 def oldest_ids(
-    engine: Engine, which: Filter, *, states: Collection[State], limit: int, after: str = ""
+    engine: Engine,
+    which: Filter,
+    *,
+    states: Collection[State],
+    also: str,
+    limit: int,
+    after: str = "",
 ) -> list[str]:
     """Give the ids of the oldest deliveries in one of the states, behind the id `after`.
+
+    Args:
+        also: SQL that is true of them.
 
     Raises:
         Refused: There is no such status or kind of error.
     """
     query = (
         _where(select(DeliveryRow.id), which)
-        .where(col(DeliveryRow.state).in_(states), col(DeliveryRow.id) > after)
+        .where(col(DeliveryRow.state).in_(states), col(DeliveryRow.id) > after, text(also))
         .order_by(col(DeliveryRow.id))
         .limit(limit)
     )
@@ -146,3 +155,14 @@ def noted_of(engine: Engine, delivery: DeliveryRow) -> DeadTargetRow | None:
     )
     with reading(engine) as connection, Session(connection) as session:
         return session.exec(query).one_or_none()
+
+
+def head_of(engine: Engine, delivery: DeliveryRow) -> str | None:
+    """Give the id of the first of those before a delivery in the order of its chat."""
+    query = text(
+        f"SELECT id FROM delivery WHERE order_key = :key AND seq < :seq AND {IN_ORDER} "
+        "ORDER BY seq LIMIT 1"
+    )
+    with reading(engine) as connection:
+        found = connection.execute(query, {"key": delivery.order_key, "seq": delivery.seq})
+        return found.scalar_one_or_none()

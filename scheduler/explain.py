@@ -4,21 +4,18 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
-from sqlmodel import Session, select
 
-from scheduler.deliveries import attempts_of, noted_of
-from scheduler.tables import Fire, Schedule
-from scheduler.when import to_ms
+from scheduler.deliveries import attempts_of, head_of, noted_of
+from scheduler.occasion import Occasion, occasion_of
 from worker.backoff import MAX_ATTEMPTS
 from worker.database import now_ms, reading
 from worker.order import WAITS
 from worker.states import ENDS, State
 from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
-from worker.taxonomy import ErrorKind
+from worker.taxonomy import CONSEQUENCES, Again, ErrorKind
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -38,54 +35,18 @@ _MEANING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Occasion:
-    """The occurrence of a schedule that made a delivery.
-
-    Attributes:
-        schedule: The schedule's name, or its id when it is gone.
-        missed: Occurrences that it stands for, which passed while no clock ran.
-    """
-
-    schedule: str
-    occurrence_ms: int
-    fired_at_ms: int
-    missed: int = 0
-    missed_since_ms: int | None = None
-
-
 def explain_stored(engine: Engine, delivery: DeliveryRow) -> list[str]:
     """Explain a delivery from what the database holds."""
     attempts = attempts_of(engine, delivery.id)
     with reading(engine) as connection:
         now = now_ms(connection)
-    occasion, noted = _occasion(engine, delivery.key), noted_of(engine, delivery)
-    return explain(delivery, attempts, now_ms=now, occasion=occasion, noted=noted)
-
-
-def _occasion(engine: Engine, key: str | None) -> Occasion | None:
-    """Read the occurrence that a key names, as `scheduler.fire` makes keys."""
-    kind, _, rest = (key or "").partition(":")
-    schedule_id, _, instant = rest.partition(":")
-    if kind != "schedule":
-        return None
-    try:
-        occurrence_ms = to_ms(datetime.fromisoformat(instant))
-    except (ValueError, TypeError):
-        # Not an occurrence: somebody's own key, or a run that was asked for by hand.
-        return None
-    query = select(Fire).where(Fire.schedule_id == schedule_id, Fire.fire_ms == occurrence_ms)
-    with reading(engine) as connection, Session(connection) as session:
-        fire = session.exec(query).one_or_none()
-        schedule = session.get(Schedule, schedule_id)
-    if fire is None:
-        return None
-    return Occasion(
-        schedule.name if schedule is not None else schedule_id,
-        fire.fire_ms,
-        fire.fired_at_ms,
-        fire.missed,
-        fire.missed_since_ms,
+    return explain(
+        delivery,
+        attempts,
+        now_ms=now,
+        occasion=occasion_of(engine, delivery.key),
+        noted=noted_of(engine, delivery),
+        head=head_of(engine, delivery) if delivery.error_kind == WAITS else None,
     )
 
 
@@ -96,11 +57,13 @@ def explain(
     now_ms: int,
     occasion: Occasion | None = None,
     noted: DeadTargetRow | None = None,
+    head: str | None = None,
 ) -> list[str]:
     """Say why a delivery is where it is, one sentence or two a line, in the order of events.
 
     Args:
         noted: What is noted of its chat now.
+        head: The delivery for which it is held in the order of its chat.
     """
     return [
         f"Delivery {delivery.id} to {delivery.target}: {delivery.state}.",
@@ -108,7 +71,7 @@ def explain(
         *_timing(delivery),
         *_route(delivery),
         *(_tried(attempt) for attempt in attempts),
-        *_standing(delivery, now_ms),
+        *_standing(delivery, now_ms, head),
         *_until_when(delivery, noted, now_ms),
         *_doubt(delivery),
         *_mirrored(delivery),
@@ -181,7 +144,9 @@ def _tried(attempt: AttemptRow) -> str:
     return f"{begun}: {status}{attempt.outcome}, {_meaning(attempt.outcome)}.{words}{after}{late}"
 
 
-def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911 - one a state
+def _standing(  # noqa: PLR0911 - one a state
+    delivery: DeliveryRow, now_ms: int, head: str | None
+) -> list[str]:
     """Say what the state means and what happens next."""
     why = delivery.error_text or "no reason is stored"
     ended = _time(delivery.ended_ms) if delivery.ended_ms is not None else "an unknown time"
@@ -197,10 +162,10 @@ def _standing(delivery: DeliveryRow, now_ms: int) -> list[str]:  # noqa: PLR0911
             when = f"in {_span(left)}" if left > 0 else "now"
             return [
                 f"It is tried again {when}, at {_time(delivery.due_ms)} ({why}). "
-                f"{delivery.attempts_used} of {MAX_ATTEMPTS} attempts are used up."
+                f"{_used(delivery.attempts_used)}"
             ]
         case State.HELD:
-            return [_held(delivery, why)]
+            return [_held(delivery, why, head)]
         case State.UNKNOWN:
             return [
                 f"Nobody can know whether it was sent ({why}), and it is not sent again: "
@@ -235,12 +200,20 @@ def _until_when(delivery: DeliveryRow, noted: DeadTargetRow | None, now_ms: int)
     ]
 
 
-def _held(delivery: DeliveryRow, why: str) -> str:
+def _used(attempts: int) -> str:
+    if attempts < MAX_ATTEMPTS:
+        return f"{attempts} of {MAX_ATTEMPTS} attempts are used up."
+    return (
+        f"All {MAX_ATTEMPTS} attempts are used up, but it is too young to be given up: see "
+        "MIRRORPOST_DEAD_LETTER_AGE_H."
+    )
+
+
+def _held(delivery: DeliveryRow, why: str, head: str | None) -> str:
     if delivery.error_kind == WAITS:
-        return (
-            f"It is held: {why}, and goes out when that has ended. See the earlier ones: "
-            f"mirrorpost deliveries list --target {delivery.target}"
-        )
+        if head is None:
+            return "It waited for an earlier delivery of the same chat and goes out in seconds."
+        return f"It waits for an earlier delivery of the same chat, {head}, to end."
     awaited = "another credential" if delivery.credential_print else "what is missing"
     return f"It is held: {why}. It goes out when a worker starts that has {awaited}."
 
@@ -263,9 +236,10 @@ def _sending(delivery: DeliveryRow, now_ms: int) -> str:
 
 
 def _why_failed(delivery: DeliveryRow) -> str:
-    if delivery.attempts_used >= MAX_ATTEMPTS:
-        return f"All {MAX_ATTEMPTS} attempts are used up."
     kind = delivery.error_kind or K.UNKNOWN_ERROR
+    never = kind in CONSEQUENCES and CONSEQUENCES[K(kind)].again is Again.NEVER
+    if delivery.attempts_used >= MAX_ATTEMPTS and not never:
+        return f"All {MAX_ATTEMPTS} attempts are used up."
     return f"It is not tried again, because {_meaning(kind)}."
 
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+import structlog
 import uvloop
 from redis.asyncio import Redis
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
 from resolvers.load import load_resolver
@@ -26,13 +28,17 @@ from worker.pipeline import IN_FLIGHT, Drain
 from worker.send import Bots
 from worker.settings import Settings, settings
 
+_log = structlog.get_logger(__name__)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Seconds for connecting to Redis and for each answer of it.
 _REDIS_TIMEOUT_S = 2.0
+#: Seconds between looks for what is held for a credential that this process has.
+_RELEASE_S = 30.0
 #: Seconds that a stop waits for sends under way; platforms kill after ten.
-_STOP_S = 7.0
+_STOP_S = 5.5
 
 
 def resolver_of(config: Settings, database: Engine) -> IdentityResolverProtocol:
@@ -86,7 +92,17 @@ class Runtime:
             settings=config,
         )
         drain.start()
+        self._releasing = asyncio.create_task(self._releaser())
         return drain
+
+    async def _releaser(self) -> None:
+        """Look now and then for what another worker held for a credential that is here."""
+        while True:
+            await asyncio.sleep(_RELEASE_S)
+            try:
+                await asyncio.to_thread(self._release_held)
+            except SQLAlchemyError as error:
+                _log.warning("held_not_released", error=type(error).__name__)
 
     def _release_held(self) -> None:
         """Queue what was held for a credential that is another one now."""
@@ -131,6 +147,7 @@ class Runtime:
         self.engine.dispose()
 
     async def _stop(self) -> None:
+        self._releasing.cancel()
         await self._drain.stop(_STOP_S)
         await self._client.close()
         await self._redis.aclose()

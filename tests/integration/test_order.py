@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, text
 
+from scheduler.deliveries import find
+from scheduler.explain import explain_stored
 from scheduler.order_sweep import sweep_order
 from scheduler.relay import relay
 from tests.workers import DATABASES, Site, running_site
@@ -83,6 +85,14 @@ def test_a_retrying_head_holds_those_behind_it(engine: Engine) -> None:
     sweep_order(engine)
     assert claim(engine) == []
     assert states(engine, [first, second]) == ["retrying", "held"]
+
+
+def test_who_waits_in_order_is_told_for_whom(engine: Engine) -> None:
+    ids = put(engine, "telegram:5", "telegram:5", "telegram:5")
+    claim(engine)
+    for waiting in ids[1:]:
+        told = explain_stored(engine, find(engine, waiting))
+        assert f"It waits for an earlier delivery of the same chat, {ids[0]}, to end." in told
 
 
 def test_what_is_due_later_holds_nobody(engine: Engine) -> None:

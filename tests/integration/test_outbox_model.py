@@ -1,7 +1,10 @@
 """The outbox against a model: whatever order things happen in, each row is where it should be."""
 
+import shutil
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
+from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from hypothesis.stateful import (
     multiple,
     rule,
 )
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from tests.processes import remove_folder, short_folder
 from worker import due, order, outbox
@@ -29,7 +32,6 @@ PLACE = Place("telegram", "", "1", None, "alice")
 IN_ORDER = {State.QUEUED, State.SENDING, State.RETRYING, State.HELD}
 #: What a settle may make of a row, with whether a delay belongs to it.
 SETTLED = sorted(TRANSITIONS[State.SENDING] - {State.HELD})
-_folders = count()
 
 
 @dataclass
@@ -44,6 +46,16 @@ class Row:
     seen: list[State] = field(default_factory=list)
 
 
+@cache
+def _migrated() -> Path:
+    """Give an empty database, made once."""
+    path = short_folder("model-") / "empty.db"
+    made = open_engine(f"sqlite:///{path}")
+    migrate(made)
+    made.dispose()
+    return path
+
+
 class Outbox(RuleBasedStateMachine):
     """Rows of three chats, of which one is without order."""
 
@@ -53,8 +65,11 @@ class Outbox(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.folder = short_folder("model-")
-        self.engine = open_engine(f"sqlite:///{self.folder / 'model.db'}")
-        migrate(self.engine)
+        database = self.folder / "model.db"
+        shutil.copy(_migrated(), database)
+        self.engine = open_engine(f"sqlite:///{database}")
+        # Nothing here outlives the process, and thousands of flushes would take minutes.
+        event.listen(self.engine, "connect", lambda made, _: made.execute("PRAGMA synchronous=OFF"))
         self.model: dict[str, Row] = {}
         self.numbers = count()
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from scheduler.explain import Occasion, explain
+from scheduler.explain import explain
+from scheduler.occasion import Occasion
 from worker.states import State
 from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
 
@@ -177,3 +178,31 @@ def test_what_was_suppressed_says_why_since_when_and_when_the_chat_is_tried_next
 def test_what_waits_for_another_credential_says_so() -> None:
     held = delivery(state="held", error_kind="auth", error_text="refused", credential_print="a1")
     assert "when a worker starts that has another credential" in said(held)
+
+
+def test_what_waits_in_order_names_what_it_waits_for() -> None:
+    row = delivery(state="held", error_kind="order", error_text="an earlier one comes first")
+    lines = explain(row, [], now_ms=_NOW, head="0192f3")
+    assert "It waits for an earlier delivery of the same chat, 0192f3, to end." in lines
+    assert "goes out in seconds" in said(row)
+
+
+def test_what_is_tried_beyond_its_attempts_says_why() -> None:
+    row = delivery(state="retrying", attempts_used=9, error_text="HTTP 500")
+    assert "All 7 attempts are used up, but it is too young to be given up" in said(row)
+
+
+def test_a_late_worker_and_a_later_part_are_told() -> None:
+    told = said(delivery(), attempt(1, "sent", fenced=True), attempt(2, "sent", part=1))
+    assert "after its lease had ended, so this changed nothing" in told
+    assert "Attempt 2, part 2 at" in told
+
+
+def test_a_chat_that_went_away_after_many_attempts_is_why_it_failed() -> None:
+    row = delivery(state="failed", error_kind="target_gone", attempts_used=7, ended_ms=_NOW)
+    assert "not tried again, because the chat is gone" in said(row)
+
+
+def test_an_open_doubt_is_told_and_an_ended_one_is_not() -> None:
+    assert "may have been accepted" in said(delivery(state="retrying", doubt_ms=_NOW))
+    assert "may have been accepted" not in said(delivery(state="sent", doubt_ms=_NOW))

@@ -22,8 +22,11 @@ _LONGEST_OPENING = 0.25
 _GRAPHEME = regex.compile(r"\X")
 _FENCE = re.compile(r"^ {0,3}(?P<mark>`{3,}|~{3,})(?P<info>[^\n]*)$", re.MULTILINE)
 #: What is no link any more when it is cut: Markdown's with its label, and bare ones.
-_LINK = re.compile(r"!?\[[^\]\n]*\]\([^)\s]*\)|<?(?:https?://|mailto:)[^\s<>]+>?")
-_CODE_SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)[^`\n]+\1(?!`)")
+#: Bounded, so that a text of nothing but brackets costs no more than another.
+_LINK = re.compile(
+    r"!?\[[^\[\]\n]{0,300}\]\([^()\s]{0,2000}\)|<?(?:https?://|mailto:)[^\s<>]{1,4000}>?"
+)
+_CODE_SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)[^`\n]{1,1000}\1(?!`)")
 #: Where a reader would cut, the best first; the cut is at the end of the match.
 _BREAKS = tuple(
     re.compile(pattern)
@@ -83,9 +86,13 @@ class _Text:
         for pattern in (_LINK, _CODE_SPAN):
             yield from (match.span() for match in pattern.finditer(self.text))
         for block in self._blocks:
+            if block.inside >= block.closing:
+                # A block without lines.
+                yield block.start, block.end
+                continue
             # From before an opening line into its first line, and around a closing one.
-            yield block.start, min(block.inside, block.end)
-            yield max(block.inside, block.closing - 1), block.end
+            yield block.start, block.inside
+            yield block.closing - 1, block.end
 
     def part(self, start: int, end: int) -> str:
         """Give a part as it is sent, with the fences that it needs."""
