@@ -239,7 +239,8 @@ def test_no_statement_reads_every_note(engine: Engine) -> None:
         dead.revive(connection, "telegram", None, "5")
         dead.revive(connection, "telegram", "second", "5")
     event.remove(engine, "before_cursor_execute", see)
-    asked = [(s, p) for s, p in seen if "dead_target" in s]
+    # Whether there is any note at all ends at the first one.
+    asked = [(s, p) for s, p in seen if "dead_target" in s and "SELECT EXISTS" not in s]
     assert len(asked) >= 10
     for (statement, _), plan in zip(asked, _plans(engine, asked), strict=True):
         for line in plan.splitlines():
