@@ -21,6 +21,7 @@ from worker.due import (
 from worker.failpoints import reach
 from worker.platforms import platforms
 from worker.platforms.base import Dedup
+from worker.settings import settings
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +45,12 @@ def _pass(engine: Engine) -> int:
     asked = [name for name, dedup in can.items() if dedup is Dedup.ASK]
     with engine.begin() as connection:
         expired = expire(connection)
-        rescued = rescue(connection, keyed=keyed, asked=asked)
+        rescued = rescue(
+            connection,
+            keyed=keyed,
+            asked=asked,
+            min_age_ms=int(settings().dead_letter_age_h * 3_600_000),
+        )
         unpublished = queue_unpublished(connection)
         due = queue_due(connection)
     if rescued or unpublished or due:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from scheduler.publish import publish, waiting
 from worker.database import reading
-from worker.due import BATCH, is_stale, queue_stale
+from worker.due import BATCH, queue_stale, stale_before
 from worker.lanes import Lane
 
 _log = structlog.get_logger(__name__)
@@ -19,19 +19,20 @@ _log = structlog.get_logger(__name__)
 def republish(engine: Engine) -> int:
     """Publish again what was lost; give how many deliveries."""
     with reading(engine) as connection:
-        if not is_stale(connection):
-            return 0
-    lost = sum(_republish(engine, lane) for lane in Lane if waiting(lane) == 0)
+        before_ms = stale_before(connection)
+    if before_ms is None:
+        return 0
+    lost = sum(_republish(engine, lane, before_ms) for lane in Lane if waiting(lane) == 0)
     if lost:
         _log.info("published_again", deliveries=lost)
     return lost
 
 
-def _republish(engine: Engine, lane: Lane) -> int:
+def _republish(engine: Engine, lane: Lane, before_ms: int) -> int:
     lost = 0
     while True:
         with engine.begin() as connection:
-            rows = queue_stale(connection, lane)
+            rows = queue_stale(connection, lane, before_ms)
         lost += publish(engine, rows)
         if len(rows) < BATCH:
             return lost

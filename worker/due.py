@@ -96,25 +96,23 @@ def queue_unpublished(connection: Connection) -> list[ToPublish]:
     return _queued(connection, "state = 'queued' AND published_ms = 0 ORDER BY id", "")
 
 
-def is_stale(connection: Connection) -> bool:
-    """Tell whether something was published a while ago and did not move."""
-    now = NOW_MS[connection.dialect.name]
-    return bool(
-        connection.execute(
-            text(
-                "SELECT (SELECT min(published_ms) FROM delivery WHERE state = 'queued') "
-                f"<= {now} - {STALE_MS}"
-            )
-        ).scalar()
-    )
+def stale_before(connection: Connection) -> int | None:
+    """Give the time before which what was published is stale; `None` when nothing is."""
+    cutoff, oldest = connection.execute(
+        text(
+            f"SELECT {NOW_MS[connection.dialect.name]} - {STALE_MS}, "
+            "(SELECT min(published_ms) FROM delivery WHERE state = 'queued')"
+        )
+    ).one()
+    return None if oldest is None or oldest > cutoff else int(cutoff)
 
 
-def queue_stale(connection: Connection, lane: Lane) -> list[ToPublish]:
-    """Give a lane's rows that were published a while ago and did not move."""
+def queue_stale(connection: Connection, lane: Lane, before_ms: int) -> list[ToPublish]:
+    """Give a lane's rows that were published before a time and did not move."""
     return _queued(
         connection,
-        f"state = 'queued' AND lane = '{lane.value}' AND published_ms <= {{now}} - {STALE_MS} "
-        "ORDER BY due_ms, id",
+        f"state = 'queued' AND lane = '{lane.value}' AND published_ms <= {int(before_ms)} "
+        "ORDER BY published_ms",
         "",
     )
 
@@ -134,7 +132,11 @@ def _queued(connection: Connection, which: str, change: str) -> list[ToPublish]:
 
 
 def rescue(
-    connection: Connection, *, keyed: Sequence[str], asked: Sequence[str]
+    connection: Connection,
+    *,
+    keyed: Sequence[str],
+    asked: Sequence[str],
+    min_age_ms: int = 0,
 ) -> list[ToPublish]:
     """Take up deliveries whose worker is gone: its lease ran out and nobody settled.
 
@@ -143,13 +145,17 @@ def rescue(
     a possible duplicate, or `unknown`, unless their worker noted that it had not begun. The
     attempt counts, so that a delivery which kills its worker comes to an end; and from its
     second death on it waits, so that it takes none of its neighbours along.
+
+    Args:
+        min_age_ms: Milliseconds since the first claim for which none is given up.
     """
     dialect = connection.dialect.name
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
     names = {f"k{n}": name for n, name in enumerate(keyed)}
     names |= {f"a{n}": name for n, name in enumerate(asked)}
     safe = f"COALESCE(platform IN ({', '.join(f':{n}' for n in names)}), false)"
-    rows = connection.execute(_rescue(dialect, safe, lock), names).all()
+    values: dict[str, object] = {**names, "min_age_ms": min_age_ms}
+    rows = connection.execute(_rescue(dialect, safe, lock), values).all()
     if rows:
         connection.execute(
             text(
@@ -168,14 +174,17 @@ def rescue(
 @cache
 def _rescue(dialect: str, safe: str, lock: str) -> TextClause:
     now = NOW_MS[dialect]
-    spent = f"attempts_used + 1 >= {MAX_ATTEMPTS}"
+    spent = (
+        f"(attempts_used + 1 >= {MAX_ATTEMPTS} AND COALESCE(begun_ms, 0) <= {now} - :min_age_ms)"
+    )
     not_begun = f"(NOT {safe} AND policy = 'hold' AND doubt_ms IS NULL)"
     waits = " ".join(
         f"WHEN attempts_used = {used} THEN {int(wait * 1000)}"
         for used, wait in enumerate(SCHEDULE_S)
     )
     # Spread like the schedule of retries, by the last digits of the id.
-    spread = f"CASE {waits} ELSE 0 END * (80 + ({_DIGITS[dialect]}) % 40) / 100"
+    longest = int(SCHEDULE_S[-1] * 1000)
+    spread = f"CASE {waits} ELSE {longest} END * (80 + ({_DIGITS[dialect]}) % 40) / 100"
     return text(
         f"""
         UPDATE delivery SET

@@ -102,6 +102,7 @@ class Drain:
         self._bell = asyncio.Event()
         self._more = False
         self._stopping = False
+        self._turning = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -124,12 +125,13 @@ class Drain:
         """Give back what is not under way, wait for what is, and settle it."""
         self._stopping = True
         self._forget(list(self._asked))
+        # A claim that is under way ends first, and gives back what it took.
+        async with self._turning:
+            pass
         waiting = []
         while not self._ready.empty():
             waiting.append(self._ready.get_nowait())
-        if waiting:
-            await self._in_database(self._turns.give_back, waiting)
-            self._let_go(each.claim.id for each in waiting)
+        await self._give_back(waiting)
         try:
             async with asyncio.timeout(within_s):
                 while self._held:
@@ -147,8 +149,10 @@ class Drain:
         while True:
             await self._bell.wait()
             self._bell.clear()
-            while await self._turn():
-                pass
+            more = True
+            while more:
+                async with self._turning:
+                    more = await self._turn()
 
     async def _turn(self) -> bool:
         """Settle, mirror and claim in one transaction; tell whether there was anything to do."""
@@ -168,7 +172,8 @@ class Drain:
             self._finished = finished + self._finished
             await asyncio.sleep(_DATABASE_RETRY_S)
             return True
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - whatever one row does, the others go on
+            self._forget(ids)
             await self._settle_singly(finished, error)
             return True
         if finished:
@@ -180,8 +185,21 @@ class Drain:
         self._held.update((r.claim.id, _Lease(r.claim.attempt, until)) for r in got.claimed)
         # What was asked for is claimed now, or is ended, not due, or somebody else's.
         self._forget(ids)
-        await self._permit(got.claimed)
+        if self._stopping:
+            await self._give_back(got.claimed)
+        else:
+            await self._permit(got.claimed)
         return True
+
+    async def _give_back(self, waiting: Sequence[Resolved]) -> None:
+        """Return what was claimed and is not sent; what cannot be returned ends with its lease."""
+        if not waiting:
+            return
+        try:
+            await self._in_database(self._turns.give_back, waiting)
+        except SQLAlchemyError as error:
+            _log.warning("not_given_back", error=type(error).__name__, deliveries=len(waiting))
+        self._let_go(each.claim.id for each in waiting)
 
     def _claims(self) -> bool:
         """Tell whether there is something to claim and room for it."""
@@ -328,7 +346,7 @@ class Drain:
         for each in finished:
             try:
                 await self._in_database(self._turns.take, [each], Wanted())
-            except SQLAlchemyError as refused:
+            except Exception as refused:  # noqa: BLE001 - as above
                 _log.error(
                     "settle_refused", delivery=each.settlement.id, error=type(refused).__name__
                 )

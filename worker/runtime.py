@@ -9,9 +9,11 @@ import socket
 import threading
 from collections.abc import Sequence
 
+import structlog
 import uvloop
 from redis.asyncio import Redis
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
 from resolvers.load import load_resolver
@@ -24,8 +26,12 @@ from worker.pipeline import IN_FLIGHT, Drain
 from worker.send import Bots
 from worker.settings import Settings, settings
 
+_log = structlog.get_logger(__name__)
+
 #: Seconds for connecting to Redis and for each answer of it.
 _REDIS_TIMEOUT_S = 2.0
+#: Seconds between looks for what is held for a credential that this process has.
+_RELEASE_S = 30.0
 #: Seconds that a stop waits for sends under way; platforms kill after ten.
 _STOP_S = 7.0
 
@@ -80,7 +86,17 @@ class Runtime:
             settings=config,
         )
         drain.start()
+        self._releasing = asyncio.create_task(self._releaser())
         return drain
+
+    async def _releaser(self) -> None:
+        """Look now and then for what another worker held for a credential that is here."""
+        while True:
+            await asyncio.sleep(_RELEASE_S)
+            try:
+                await asyncio.to_thread(self._release_held)
+            except SQLAlchemyError as error:
+                _log.warning("held_not_released", error=type(error).__name__)
 
     def _release_held(self) -> None:
         """Queue what was held for a credential that is another one now."""
@@ -115,6 +131,7 @@ class Runtime:
         self.engine.dispose()
 
     async def _stop(self) -> None:
+        self._releasing.cancel()
         await self._drain.stop(_STOP_S)
         await self._client.close()
         await self._redis.aclose()

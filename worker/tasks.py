@@ -3,7 +3,9 @@
 Tasks are thin: they check, commit and hand ids to the drain of their process.
 """
 
+import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -30,6 +32,9 @@ _AT_BROKER_MS = 24 * 3_600_000
 _WAIT_S = 100.0
 #: Seconds before a message goes back to the broker because the database cannot take it.
 _DATABASE_RETRY_S = 1.0
+#: An escaped NUL or half of a surrogate pair, with the backslashes before it that are no escape.
+_UNSTORABLE = re.compile(r"(?<!\\)((?:\\\\)*)\\u(?:0000|d[89a-f][0-9a-f]{2})")
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 #: The fields of `mirrorpost.deliver`.
 _FIELDS = frozenset(
     {
@@ -109,18 +114,26 @@ def _reject(task_id: str, reason: str, payload: dict[str, object]) -> None:
                 "received_ms": time.time_ns() // 1_000_000,
                 "task_id": task_id,
                 "reason": reason.replace("\0", ""),
-                "payload": orjson.dumps(payload, default=str)
-                .decode(errors="replace")
-                .replace("\\u0000", ""),
+                "payload": _packed(payload),
             },
         )
+
+
+def _packed(payload: dict[str, object]) -> str:
+    """Give JSON that both databases take; what they cannot keep is shown as U+FFFD."""
+    try:
+        packed = orjson.dumps(payload, default=str).decode()
+    except orjson.JSONEncodeError:
+        # Lone surrogates, and numbers over 64 bits.
+        packed = json.dumps(payload, default=str)
+    return _UNSTORABLE.sub(r"\1\\ufffd", packed)
 
 
 @shared_task(name="mirrorpost.send")
 def send(ids: list[str]) -> None:
     """Deliver queued rows: one id for a reply or a fire, up to some hundred for bulk."""
-    if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
-        _log.warning("send_refused", reason="ids must be a list of strings")
+    if not isinstance(ids, list) or not all(isinstance(i, str) and _ID.fullmatch(i) for i in ids):
+        _log.warning("send_refused", reason="ids must be a list of deliveries' ids")
         return
     _deliver(ids)
 

@@ -107,7 +107,7 @@ KINDS = {
         "not_authed invalid_auth account_inactive token_revoked token_expired missing_scope "
         "no_permission not_allowed_token_type access_denied accesslimited "
         "app_access_restricted org_login_required two_factor_setup_required "
-        "enterprise_is_restricted team_not_found is_bot"
+        "enterprise_is_restricted team_not_found is_bot metadata_must_be_sent_from_app"
     ),
     ErrorKind.INVALID: (
         "no_text invalid_blocks invalid_blocks_format too_many_attachments "
@@ -279,7 +279,14 @@ def test_an_app_that_may_read_one_page_a_minute_does_not_wait_for_ever(
 
 @pytest.mark.parametrize(
     "error",
-    ["missing_scope", "no_permission", "thread_not_found", "method_not_supported_for_channel_type"],
+    [
+        "missing_scope",
+        "no_permission",
+        "channel_is_limited_access",
+        "thread_not_found",
+        "user_not_visible",
+        "method_not_supported_for_channel_type",
+    ],
 )
 def test_a_history_that_never_can_be_read_leaves_it_to_the_policy(error: str) -> None:
     found = asked({"ok": False, "error": error})

@@ -89,7 +89,7 @@ WRITERS: dict[str, Callable[[Connection], object]] = {
     "expire": due.expire,
     "queue_due": due.queue_due,
     "queue_unpublished": due.queue_unpublished,
-    "queue_stale": lambda connection: due.queue_stale(connection, Lane.REPLY),
+    "queue_stale": lambda connection: due.queue_stale(connection, Lane.REPLY, 9**15),
     "rescue": _rescue,
     "mark_unpublished": lambda connection: due.mark_unpublished(connection, ["d"]),
 }

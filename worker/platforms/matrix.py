@@ -59,6 +59,8 @@ class Matrix:
         threads=True,
         colon_in_ids=True,
         dedup=Dedup.KEY,
+        # Homeservers count transaction ids by login: another one's are new.
+        dedup_if="the bot keeps its login",
     )
     variables: tuple[Variable, ...] = (
         Variable("MATRIX_HOMESERVER", secret=False),

@@ -58,6 +58,8 @@ ERRORS: dict[str, ErrorKind] = {
             "enterprise_is_restricted",
             "team_not_found",
             "is_bot",
+            # A person's token sends none, and without it nothing could be asked for.
+            "metadata_must_be_sent_from_app",
         ),
         K.AUTH,
     ),

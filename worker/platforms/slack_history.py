@@ -30,7 +30,11 @@ _UNREADABLE = frozenset(
         "no_permission",
         "not_allowed_token_type",
         "access_denied",
+        "channel_is_limited_access",
         "thread_not_found",
+        "user_not_visible",
+        "invalid_user_combination",
+        "app_cannot_join_channel",
         "method_not_supported_for_channel_type",
         "unknown_method",
     }

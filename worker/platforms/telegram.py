@@ -44,9 +44,9 @@ ERRORS: tuple[tuple[int, str, ErrorKind], ...] = (
     (400, "message caption is too long", K.TOO_LONG),
     (400, "can't parse entities", K.INVALID),
     (400, "message text is empty", K.INVALID),
-    (400, "Entity URL", K.INVALID),
+    (400, "entity URL", K.INVALID),
     (400, "message to be replied not found", K.INVALID),
-    (400, "Wrong file identifier/HTTP URL specified", K.INVALID),
+    (400, "wrong file identifier/HTTP URL specified", K.INVALID),
     (400, "failed to get HTTP URL content", K.INVALID),
     (401, "", K.AUTH),
     (403, "bot was blocked by the user", K.TARGET_GONE),
@@ -146,17 +146,18 @@ def _refusal(response: Response, answer: dict[str, object]) -> Failure:
         scope=Scope.BOT if long else Scope.CHAT,
         moved_to=moved_to,
     )
-    return replace(refusal, thread_only=_words(description).startswith(ABOUT_TOPIC))
+    return replace(refusal, thread_only=_begins(description, *ABOUT_TOPIC))
 
 
-def _words(description: str) -> str:
-    return _PREFIX.sub("", description, count=1)
+def _begins(description: str, *starts: str) -> bool:
+    """Tell whether it begins so; the server writes most first letters small, and not all."""
+    words = _PREFIX.sub("", description, count=1).casefold()
+    return words.startswith(tuple(start.casefold() for start in starts))
 
 
 def _kind(code: int, description: str, response: Response) -> ErrorKind:
-    words = _words(description)
     for known_code, start, kind in ERRORS:
-        if code == known_code and words.startswith(start):
+        if code == known_code and _begins(description, start):
             return kind
     return by_status(response)
 

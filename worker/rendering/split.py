@@ -70,21 +70,23 @@ class _Text:
         self.text = text
         self._limit = limit
         self._measure = measure
-        # Where the fences alone would fill a part, code is text like any other.
-        self._blocks = [b for b in blocks(text) if measure(f"{b.mark}\n{b.mark}") <= limit // 2]
+        found = list(blocks(text))
+        # Where the fences alone would fill a part, code is cut like any other text.
+        self._blocks = [b for b in found if measure(f"{b.mark}\n{b.mark}") <= limit // 2]
         self._starts = [block.start for block in self._blocks]
         whole_links = [span for span in links(text) if self._can_be_whole(span)]
-        other = [span for span in self._uncuttable() if self._can_be_whole(span)]
+        other = [span for span in self._uncuttable(found) if self._can_be_whole(span)]
         self._whole, self._links = Whole(whole_links + other), Whole(whole_links)
         self._last_seen = len(text) - 1 - first_seen(text[::-1])
 
     def _can_be_whole(self, span: Span) -> bool:
         return self._measure(self.text[slice(*span)]) <= self._limit
 
-    def _uncuttable(self) -> Iterator[Span]:
+    def _uncuttable(self, found: Iterable[Block]) -> Iterator[Span]:
         """Give what beside links is not cut where that can be avoided."""
         yield from code_spans(self.text)
         yield from marks(self.text)
+        yield from ((b.start, b.end) for b in found if self._block(b.inside) is not b)
         for block in self._blocks:
             # From before an opening line into what it opens, and around a closing one.
             yield block.start, min(first_seen(self.text, block.inside) + 1, block.end)
