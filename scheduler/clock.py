@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
 from scheduler.fire import fire_due
-from scheduler.mirror_repair import repair_mirrors
+from scheduler.mirror_repair import MirrorRepair
 from scheduler.moves import follow_moves
 from scheduler.order_sweep import sweep_order
 from scheduler.relay import relay
@@ -59,10 +59,12 @@ class Pass:
 
     Attributes:
         run: Does it; gives in how many seconds it is due again, `None` when not known.
+        every_s: Seconds from one run to the next at least; it is run in a tick after that.
     """
 
     name: str
     run: Callable[[], float | None]
+    every_s: float = 0.0
 
 
 class WhenDue(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
@@ -98,6 +100,7 @@ class Clock:
         self._passes = passes
         self._trigger = WhenDue()
         self._failing: dict[str, str] = {}
+        self._again: dict[str, float] = {}
         self._scheduler = SteadyScheduler(timezone=UTC, executors={"default": DebugExecutor()})
         self._scheduler.add_job(
             self.tick,
@@ -137,6 +140,9 @@ class Clock:
         """Run every pass, and set the time of the next tick."""
         wait_s = TICK_S
         for each in self._passes:
+            if time.monotonic() < self._again.get(each.name, 0.0):
+                continue
+            self._again[each.name] = time.monotonic() + each.every_s
             due_s = self._attempt(each)
             if due_s is not None:
                 wait_s = min(wait_s, due_s if due_s > 0 else _AGAIN_S)
@@ -204,41 +210,33 @@ def relaying(engine: Engine, clock: DatabaseClock) -> Pass:
 
 def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:
     """Give the pass that writes missing mirrors."""
-    return Pass("repair_mirrors", _every(_REPAIR_S, lambda: repair_mirrors(engine, resolver)))
+    return _now_and_then("repair_mirrors", MirrorRepair(engine, resolver).run, _REPAIR_S)
 
 
 def following(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:
     """Give the pass that lets links and schedules follow chats that have moved."""
-    return Pass("follow_moves", _every(_FOLLOW_S, lambda: follow_moves(engine, resolver)))
+    return _now_and_then("follow_moves", lambda: follow_moves(engine, resolver), _FOLLOW_S)
 
 
 def republishing(engine: Engine) -> Pass:
     """Give the pass that publishes again what the broker lost."""
-    return Pass("republish", _every(_REPUBLISH_S, lambda: republish(engine)))
+    return _now_and_then("republish", lambda: republish(engine), _REPUBLISH_S)
 
 
 def sweeping(engine: Engine) -> Pass:
     """Give the pass that frees what is held in order and has nothing before it."""
-    return Pass("sweep_order", _every(_SWEEP_S, lambda: sweep_order(engine)))
+    return _now_and_then("sweep_order", lambda: sweep_order(engine), _SWEEP_S)
 
 
 def retaining(retention: Retention) -> Pass:
     """Give the pass that deletes what ended long ago."""
+    return _now_and_then("retention", retention.run, 0.0)
+
+
+def _now_and_then(name: str, duty: Callable[[], object], seconds: float) -> Pass:
+    """Give the pass of a duty that does not say when it is due again."""
 
     def run() -> None:
-        retention.run()
+        duty()
 
-    return Pass("retention", run)
-
-
-def _every(seconds: float, duty: Callable[[], object]) -> Callable[[], None]:
-    """Do a duty in a tick only when so many seconds have passed."""
-    again = 0.0
-
-    def run() -> None:
-        nonlocal again
-        if time.monotonic() >= again:
-            again = time.monotonic() + seconds
-            duty()
-
-    return run
+    return Pass(name, run, every_s=seconds)

@@ -79,16 +79,25 @@ def newest(engine: Engine, which: Filter, *, limit: int = 50) -> Sequence[Delive
 
 
 def oldest_ids(
-    engine: Engine, which: Filter, *, states: Collection[State], limit: int, after: str = ""
+    engine: Engine,
+    which: Filter,
+    *,
+    states: Collection[State],
+    also: str,
+    limit: int,
+    after: str = "",
 ) -> list[str]:
     """Give the ids of the oldest deliveries in one of the states, behind the id `after`.
+
+    Args:
+        also: SQL that is true of them.
 
     Raises:
         Refused: There is no such status or kind of error.
     """
     query = (
         _where(select(DeliveryRow.id), which)
-        .where(col(DeliveryRow.state).in_(states), col(DeliveryRow.id) > after)
+        .where(col(DeliveryRow.state).in_(states), col(DeliveryRow.id) > after, text(also))
         .order_by(col(DeliveryRow.id))
         .limit(limit)
     )

@@ -15,7 +15,7 @@ from worker.database import now_ms, reading
 from worker.order import WAITS
 from worker.states import ENDS, State
 from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
-from worker.taxonomy import ErrorKind
+from worker.taxonomy import CONSEQUENCES, Again, ErrorKind
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -236,9 +236,10 @@ def _sending(delivery: DeliveryRow, now_ms: int) -> str:
 
 
 def _why_failed(delivery: DeliveryRow) -> str:
-    if delivery.attempts_used >= MAX_ATTEMPTS:
-        return f"All {MAX_ATTEMPTS} attempts are used up."
     kind = delivery.error_kind or K.UNKNOWN_ERROR
+    never = kind in CONSEQUENCES and CONSEQUENCES[K(kind)].again is Again.NEVER
+    if delivery.attempts_used >= MAX_ATTEMPTS and not never:
+        return f"All {MAX_ATTEMPTS} attempts are used up."
     return f"It is not tried again, because {_meaning(kind)}."
 
 

@@ -1,121 +1,180 @@
 """Forget: a person's links, history and the texts of their deliveries are removed.
 
-What is left of a delivery is that there was one: when, in which state, to which platform.
+What is left of a delivery is that there was one: when, in which state, to whom. It never goes
+out any more and is never mirrored again.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, TextClause, bindparam, text
 
 from resolvers import IdentityResolverProtocol
-from resolvers.protocol import IdentityLink
-from worker.by_hand import CANCELLABLE
-from worker.by_hand import cancel as cancel_deliveries
+from resolvers.protocol import Account
+from worker.by_hand import cancel
+from worker.database import NOW_MS, reading
 
 #: What stands where a text was.
 FORGOTTEN = "[forgotten]"
+#: Deliveries of one transaction, so that senders hardly wait.
+_BATCH = 500
+#: What a message is for.
+_TO = {
+    "sqlite": "json_extract({column}, '$.to')",
+    "postgresql": "{column} ->> 'to'",
+}
 
-_THEIRS = (
-    "(unified_user = :user OR target = :target OR (platform = :platform AND chat_id = :account))"
-)
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Whom to forget.
+
+    Attributes:
+        name: The unified user.
+        accounts: Their platforms and user ids.
+    """
+
+    name: str
+    accounts: Sequence[Account]
+
+    @property
+    def sessions(self) -> list[str]:
+        """Give the keys of their histories, also of the time before they were linked."""
+        return sorted({self.name, *(f"{platform}:{id_}" for platform, id_ in self.accounts)})
+
+    @property
+    def targets(self) -> list[str]:
+        """Give the targets that are they alone."""
+        return [f"user:{self.name}", *self.sessions]
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """How much of a person was there, or is gone."""
+    """How much of a person was there, or is gone.
 
-    links: int
-    messages: int
-    deliveries: int
-    attempts: int
-    rejected: int
-    cancelled: int
+    Attributes:
+        cancelled: Deliveries that had not ended.
+        under_way: Deliveries that a worker is sending: what comes of them is there afterwards.
+    """
+
+    links: int = 0
+    messages: int = 0
+    deliveries: int = 0
+    attempts: int = 0
+    rejected: int = 0
+    cancelled: int = 0
+    under_way: int = 0
+
+    def __add__(self, other: "Forgotten") -> "Forgotten":
+        """Add up."""
+        return Forgotten(
+            *(getattr(self, each.name) + getattr(other, each.name) for each in fields(self))
+        )
+
+
+def person(resolver: IdentityResolverProtocol, name: str) -> Person:
+    """Find a person by their name or by one of their accounts (`platform:id`)."""
+    platform, _, account = name.partition(":")
+    named = [(platform, account)] if platform and account else []
+    user = resolver.resolve(platform, account) if named else name
+    links = [(link.platform, link.platform_user_id) for link in resolver.links_for(user)]
+    return Person(user, sorted({*links, *named}))
 
 
 def forget(
-    engine: Engine, resolver: IdentityResolverProtocol, user: str, *, dry_run: bool = False
+    engine: Engine, resolver: IdentityResolverProtocol, whom: Person, *, dry_run: bool = False
 ) -> Forgotten:
-    """Remove a person, named as one or by an account (`platform:id`); give how much it was.
+    """Remove a person; give how much it was.
 
-    Deliveries to them that have not ended are cancelled; one under way ends by itself and keeps
-    no text. Run twice it finds nothing the second time.
+    Deliveries to them that have not ended are cancelled. Interrupted or run again, it removes
+    what is left. Reads all deliveries once, and keeps nobody waiting meanwhile.
     """
-    links = resolver.links_for(user)
-    with engine.begin() as connection:
-        found = _Found(connection, user, links)
-        counts = found.forget(dry_run=dry_run)
-        if dry_run:
-            connection.rollback()
+    links = resolver.links_for(whom.name)
+    counts = Forgotten(links=len(links))
+    ids = _deliveries(engine, whom)
+    for at in range(0, len(ids), _BATCH):
+        with _transaction(engine, dry_run=dry_run) as connection:
+            counts += _blank(connection, ids[at : at + _BATCH])
+    with _transaction(engine, dry_run=dry_run) as connection:
+        counts += _remove(connection, whom)
     if not dry_run:
         for link in links:
             resolver.unlink(link.platform, link.platform_user_id)
     return counts
 
 
-class _Found:
-    """What is stored of a person, in one transaction."""
+def schedules_for(engine: Engine, whom: Person) -> list[str]:
+    """Give the names of the schedules that go on writing to a person."""
+    to = _TO[engine.dialect.name].format(column="message")
+    query = _with_list(f"SELECT name FROM schedule WHERE {to} IN :targets ORDER BY name", "targets")
+    with reading(engine) as connection:
+        return list(connection.execute(query, {"targets": whom.targets}).scalars())
 
-    def __init__(self, connection: Connection, user: str, links: list[IdentityLink]) -> None:
-        self._connection = connection
-        self._links = links
-        accounts = {(link.platform, link.platform_user_id) for link in links}
-        if ":" in user:
-            platform, _, account = user.partition(":")
-            accounts.add((platform, account))
-        self._keys = [user, *sorted(f"{p}:{a}" for p, a in accounts if f"{p}:{a}" != user)]
-        self._values = [
-            {"user": user, "target": f"user:{user}", "platform": p, "account": a}
-            for p, a in sorted(accounts) or [("", "")]
-        ]
 
-    def forget(self, *, dry_run: bool) -> Forgotten:
-        if not dry_run:
-            self._each(
-                "DELETE FROM dead_target WHERE platform = :platform AND chat_id = :account",
-                [{"platform": v["platform"], "account": v["account"]} for v in self._values],
-            )
-        ids = sorted({id_ for values in self._values for id_ in self._deliveries(values)})
-        cancelled = [] if dry_run else cancel_deliveries(self._connection, ids)
+@contextmanager
+def _transaction(engine: Engine, *, dry_run: bool) -> Iterator[Connection]:
+    """Give a transaction of which a dry run keeps nothing."""
+    with engine.begin() as connection:
+        yield connection
         if dry_run:
-            states = ", ".join(f"'{state}'" for state in CANCELLABLE)
-            cancelled = self._select(f"state IN ({states}) AND id = :id", ids)
-        return Forgotten(
-            links=len(self._links),
-            messages=self._each(
-                "DELETE FROM message WHERE session_key = :key", [{"key": k} for k in self._keys]
-            ),
-            deliveries=self._each(
-                f"UPDATE delivery SET text = '{FORGOTTEN}', metadata = NULL, reply_to = NULL, "
-                "error_text = NULL, mirror = CASE WHEN mirror = 'failed' THEN NULL ELSE mirror END "
-                f"WHERE id = :id AND text <> '{FORGOTTEN}'",
-                [{"id": id_} for id_ in ids],
-            ),
-            attempts=self._each(
-                "UPDATE attempt SET text = NULL WHERE delivery_id = :id AND text IS NOT NULL",
-                [{"id": id_} for id_ in ids],
-            ),
-            rejected=self._each(
-                "DELETE FROM rejected WHERE " + self._payload("= :target"),
-                [{"target": f"user:{k}"} for k in self._keys] + [{"target": k} for k in self._keys],
-            ),
-            cancelled=len(cancelled),
+            connection.rollback()
+
+
+def _deliveries(engine: Engine, whom: Person) -> list[str]:
+    theirs = ["unified_user = :user", "target IN :targets"]
+    values: dict[str, object] = {"user": whom.name, "targets": whom.targets}
+    for number, (platform, account) in enumerate(whom.accounts):
+        theirs.append(f"(platform = :p{number} AND chat_id = :a{number})")
+        values |= {f"p{number}": platform, f"a{number}": account}
+    query = f"SELECT id FROM delivery WHERE {' OR '.join(theirs)} ORDER BY id"
+    with reading(engine) as connection:
+        return list(connection.execute(_with_list(query, "targets"), values).scalars())
+
+
+def _blank(connection: Connection, ids: Sequence[str]) -> Forgotten:
+    """End deliveries and take their words away.
+
+    What was not sent expires: nobody is sent the mark itself, neither when an attempt that is
+    under way fails nor when somebody retries dead letters.
+    """
+    under_way = _with_list(
+        "SELECT count(*) FROM delivery WHERE id IN :ids AND state = 'sending'", "ids"
+    )
+    rows = _with_list(
+        f"UPDATE delivery SET text = '{FORGOTTEN}', metadata = NULL, reply_to = NULL, "
+        "error_text = NULL, mirror = CASE WHEN mirror = 'failed' THEN NULL ELSE mirror END, "
+        "expires_ms = CASE WHEN state = 'sent' THEN expires_ms ELSE "
+        f"{NOW_MS[connection.dialect.name]} END WHERE id IN :ids AND text <> '{FORGOTTEN}'",
+        "ids",
+    )
+    attempts = _with_list(
+        "UPDATE attempt SET text = NULL WHERE delivery_id IN :ids AND text IS NOT NULL", "ids"
+    )
+    values = {"ids": ids}
+    return Forgotten(
+        under_way=connection.execute(under_way, values).scalar_one(),
+        cancelled=len(cancel(connection, ids)),
+        deliveries=connection.execute(rows, values).rowcount,
+        attempts=connection.execute(attempts, values).rowcount,
+    )
+
+
+def _remove(connection: Connection, whom: Person) -> Forgotten:
+    """Delete what is theirs and no delivery: history, refused messages, notes about chats."""
+    for platform, account in whom.accounts:
+        connection.execute(
+            text("DELETE FROM dead_target WHERE platform = :platform AND chat_id = :account"),
+            {"platform": platform, "account": account},
         )
+    messages = _with_list("DELETE FROM message WHERE session_key IN :keys", "keys")
+    to = _TO[connection.dialect.name].format(column="payload")
+    rejected = _with_list(f"DELETE FROM rejected WHERE {to} IN :targets", "targets")
+    return Forgotten(
+        messages=connection.execute(messages, {"keys": whom.sessions}).rowcount,
+        rejected=connection.execute(rejected, {"targets": whom.targets}).rowcount,
+    )
 
-    def _payload(self, comparison: str) -> str:
-        if self._connection.dialect.name == "sqlite":
-            return f"json_extract(payload, '$.to') {comparison}"
-        return f"payload ->> 'to' {comparison}"
 
-    def _deliveries(self, values: dict[str, str]) -> list[str]:
-        return list(
-            self._connection.execute(
-                text(f"SELECT id FROM delivery WHERE {_THEIRS}"), values
-            ).scalars()
-        )
-
-    def _select(self, where: str, ids: list[str]) -> list[str]:
-        query = text(f"SELECT id FROM delivery WHERE {where}")
-        return [i for i in ids if self._connection.execute(query, {"id": i}).first()]
-
-    def _each(self, statement: str, values: list[dict[str, str]]) -> int:
-        return sum(self._connection.execute(text(statement), each).rowcount for each in values)
+def _with_list(statement: str, name: str) -> TextClause:
+    return text(statement).bindparams(bindparam(name, expanding=True))

@@ -4,69 +4,133 @@ One pass; ticked by the clock. The mirror gets the time at which it was sent, an
 delivery's id keeps it from being written twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import JSON, Engine, Row, text
+from sqlalchemy import JSON, Connection, Engine, Row, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from resolvers import IdentityResolverProtocol, ResolverError
+from resolvers import IdentityResolverProtocol
+from scheduler.forget import FORGOTTEN
 from worker.database import reading
 from worker.outbox import mark_mirrored
 from worker.sessions.append import Mirror, insert_mirrors
+from worker.targets import parse_target
 
 _log = structlog.get_logger(__name__)
 
-#: Rows of one query, and queries of one pass: rows that cannot be written are passed by.
+#: Rows of one transaction, and transactions of one pass.
 _BATCH = 100
 _BATCHES = 50
+#: Ids in a line of the log.
+_SHOWN = 10
 
 _UNMIRRORED = text(
-    "SELECT id, platform, chat_id, unified_user, text, metadata, source, receipt, ended_ms "
-    "FROM delivery WHERE mirror = 'failed' AND id > :after ORDER BY id LIMIT :limit"
+    "SELECT id, target, platform, chat_id, unified_user, text, metadata, source, receipt, "
+    "ended_ms FROM delivery WHERE mirror = 'failed' AND id > :after ORDER BY id LIMIT :limit"
 ).columns(metadata=JSON(), receipt=JSON())
 
+_UNWANTED = text("UPDATE delivery SET mirror = NULL WHERE id = :id AND text = :text")
 
-def repair_mirrors(engine: Engine, resolver: IdentityResolverProtocol) -> int:
-    """Write missing mirrors; give how many were written."""
-    written, after = 0, ""
-    for _ in range(_BATCHES):
-        with reading(engine) as connection:
-            rows = connection.execute(_UNMIRRORED, {"limit": _BATCH, "after": after}).all()
-        if not rows:
-            break
-        written, after = written + _repair(engine, resolver, rows), rows[-1].id
-    if written:
-        _log.info("mirrors_repaired", deliveries=written)
-    return written
+#: A row and whose history it belongs to.
+_Placed = tuple[Row[Any], str]
 
 
-def _repair(engine: Engine, resolver: IdentityResolverProtocol, rows: Sequence[Row[Any]]) -> int:
-    written = 0
+class MirrorRepair:
+    """The pass; what cannot be written is passed by, and tried again when it comes round."""
+
+    def __init__(self, engine: Engine, resolver: IdentityResolverProtocol) -> None:
+        self._engine = engine
+        self._resolver = resolver
+        self._after = ""
+
+    def run(self) -> int:
+        """Go on where the last pass ended; give how many mirrors were written."""
+        written = 0
+        for _ in range(_BATCHES):
+            rows = _next(self._engine, self._after)
+            self._after = rows[-1].id if rows else ""
+            if not rows:
+                break
+            written += _write(self._engine, self._resolver, rows)
+        if written:
+            _log.info("mirrors_repaired", deliveries=written)
+        return written
+
+
+def repair_all(engine: Engine, resolver: IdentityResolverProtocol) -> Iterator[int]:
+    """Write all missing mirrors that can be written; give how many, in batches."""
+    after = ""
+    while rows := _next(engine, after):
+        after = rows[-1].id
+        yield _write(engine, resolver, rows)
+
+
+def _next(engine: Engine, after: str) -> Sequence[Row[Any]]:
+    with reading(engine) as connection:
+        return connection.execute(_UNMIRRORED, {"limit": _BATCH, "after": after}).all()
+
+
+def _write(engine: Engine, resolver: IdentityResolverProtocol, rows: Sequence[Row[Any]]) -> int:
+    """Write a batch at once, or one by one when the database refuses one of them."""
+    placed = list(_place(resolver, rows))
+    try:
+        with engine.begin() as connection:
+            _insert(connection, placed)
+        return len(placed)
+    except SQLAlchemyError as error:
+        if len(placed) == 1:
+            _log.warning(
+                "mirror_repair_failed", deliveries=[placed[0][0].id], error=type(error).__name__
+            )
+            return 0
+    return sum(_write(engine, resolver, [row]) for row, _ in placed)
+
+
+def _place(resolver: IdentityResolverProtocol, rows: Sequence[Row[Any]]) -> Iterator[_Placed]:
+    failed: dict[str, str] = {}
     for row in rows:
         try:
-            user = row.unified_user or resolver.resolve(row.platform, row.chat_id)
-            with engine.begin() as connection:
-                insert_mirrors(
-                    connection,
-                    [
-                        Mirror(
-                            session_key=user,
-                            content=row.text,
-                            timestamp_ms=row.ended_ms,
-                            platform=row.platform,
-                            chat=row.chat_id,
-                            source=row.source or "delivery",
-                            delivery_id=row.id,
-                            platform_message_ids=row.receipt or (),
-                            metadata=row.metadata or {},
-                        )
-                    ],
-                )
-                mark_mirrored(connection, row.id, user)
-        except (SQLAlchemyError, ResolverError) as error:
-            _log.warning("mirror_repair_failed", delivery=row.id, error=type(error).__name__)
+            user = row.unified_user or _person_of(row, resolver)
+        except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it keeps no other mirror waiting
+            failed[row.id] = type(error).__name__
             continue
-        written += 1
-    return written
+        yield row, user
+    if failed:
+        _log.warning(
+            "mirror_repair_failed",
+            deliveries=list(failed)[:_SHOWN],
+            count=len(failed),
+            error=", ".join(sorted(set(failed.values()))),
+        )
+
+
+def _person_of(row: Row[Any], resolver: IdentityResolverProtocol) -> str:
+    """Find whose it is by what was asked for: a chat may have moved, or been opened for them."""
+    target = parse_target(row.target)
+    return target.chat_id if target.is_person else resolver.resolve(target.platform, target.chat_id)
+
+
+def _insert(connection: Connection, placed: Sequence[_Placed]) -> None:
+    kept = [(row, user) for row, user in placed if row.text != FORGOTTEN]
+    insert_mirrors(connection, [_mirror(row, user) for row, user in kept])
+    for row, user in kept:
+        mark_mirrored(connection, row.id, user)
+    if len(kept) < len(placed):
+        # Sent while its person was being forgotten.
+        connection.execute(_UNWANTED, [{"id": row.id, "text": FORGOTTEN} for row, _ in placed])
+
+
+def _mirror(row: Row[Any], user: str) -> Mirror:
+    return Mirror(
+        session_key=user,
+        content=row.text,
+        timestamp_ms=row.ended_ms,
+        platform=row.platform,
+        chat=row.chat_id,
+        source=row.source or "delivery",
+        delivery_id=row.id,
+        platform_message_ids=row.receipt or (),
+        metadata=row.metadata or {},
+    )

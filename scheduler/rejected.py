@@ -15,7 +15,8 @@ from worker.intake import check
 from worker.outbox import Accepted
 from worker.tables import RejectedRow
 
-_FIELDS = frozenset(inspect.signature(check).parameters)
+#: What a producer may say; how late it may come is not for it to say.
+_FIELDS = frozenset(inspect.signature(check).parameters) - {"late_ms"}
 
 
 def newest(engine: Engine, *, limit: int = 100) -> Sequence[RejectedRow]:

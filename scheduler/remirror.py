@@ -5,38 +5,39 @@ For a history that was lost. Deliveries keep their texts as long as the retentio
 
 from collections.abc import Iterator
 from datetime import datetime
-from functools import cache
 
-from sqlalchemy import Engine, TextClause, text
+from sqlalchemy import Engine, text
 
 from resolvers import IdentityResolverProtocol
-from scheduler.deliveries import first_id
-from scheduler.mirror_repair import repair_mirrors
+from scheduler.forget import FORGOTTEN
+from scheduler.mirror_repair import repair_all
+from scheduler.when import to_ms
+from worker.database import reading
+from worker.outbox import mark_mirror_failed
 
 _BATCH = 500
 
-
-@cache
-def _missing(dialect: str) -> TextClause:
-    lock = "" if dialect == "sqlite" else "FOR UPDATE OF delivery SKIP LOCKED"
-    return text(
-        "SELECT id FROM delivery WHERE id >= :first AND id > :after AND state = 'sent' "
-        "AND NOT EXISTS (SELECT 1 FROM message m WHERE m.delivery_id = delivery.id) "
-        f"ORDER BY id LIMIT :limit {lock}"
-    )
+#: By the primary key from its beginning: what was sent lately may have been asked for long ago.
+_MISSING = text(
+    "SELECT id FROM delivery WHERE id > :after AND state = 'sent' AND ended_ms >= :since "
+    "AND text <> :forgotten "
+    "AND NOT EXISTS (SELECT 1 FROM message m WHERE m.delivery_id = delivery.id) "
+    "ORDER BY id LIMIT :limit"
+)
 
 
 def mark(engine: Engine, *, since: datetime, dry_run: bool = False) -> Iterator[int]:
-    """Mark what was asked for since then, was sent and has no mirror; give how many, in batches."""
-    values = {"first": first_id(since), "after": "", "limit": _BATCH}
+    """Mark what was sent since then and has no mirror; give how many, in batches.
+
+    Two at once do no harm: a delivery is mirrored once.
+    """
+    values = {"after": "", "since": to_ms(since), "forgotten": FORGOTTEN, "limit": _BATCH}
     while True:
-        with engine.begin() as connection:
-            ids = connection.execute(_missing(engine.dialect.name), values).scalars().all()
-            if ids and not dry_run:
-                connection.execute(
-                    text("UPDATE delivery SET mirror = 'failed' WHERE id = :id"),
-                    [{"id": id_} for id_ in ids],
-                )
+        with reading(engine) as connection:
+            ids = connection.execute(_MISSING, values).scalars().all()
+        if ids and not dry_run:
+            with engine.begin() as connection:
+                mark_mirror_failed(connection, ids)
         if not ids:
             return
         values["after"] = ids[-1]
@@ -45,5 +46,4 @@ def mark(engine: Engine, *, since: datetime, dry_run: bool = False) -> Iterator[
 
 def write(engine: Engine, resolver: IdentityResolverProtocol) -> Iterator[int]:
     """Write what is marked, at its right place in time; give how many, in batches."""
-    while written := repair_mirrors(engine, resolver):
-        yield written
+    yield from repair_all(engine, resolver)

@@ -13,8 +13,11 @@ from scheduler.deliveries import Filter, find, oldest_ids
 from scheduler.publish import publish
 from worker import by_hand
 from worker.by_hand import RETRYABLE, Resolution
+from worker.database import now_ms, reading
 from worker.errors import Refused
+from worker.order import WAITS
 from worker.states import State
+from worker.tables import DeliveryRow
 
 #: Deliveries of one batch, where the rate allows it.
 _BATCH = 100
@@ -31,19 +34,43 @@ def retry(engine: Engine, ids: Sequence[str]) -> list[str]:
         NotFound: An id names none or several; nothing was changed.
         Refused: One is not in a state from which it can be tried again; nothing was changed.
     """
+    found = named(engine, ids)
+    requeue(engine, found)
+    return found
+
+
+def named(engine: Engine, ids: Sequence[str]) -> list[str]:
+    """Give the whole ids of what `retry` would try again.
+
+    Raises:
+        NotFound: An id names none or several.
+        Refused: One cannot be tried again.
+    """
     rows = [find(engine, id_) for id_ in ids]
+    with reading(engine) as connection:
+        now = now_ms(connection)
     for row in rows:
-        if row.state not in RETRYABLE or (row.state == "held" and row.error_kind == "order"):
-            raise Refused(
-                f"delivery {row.id} is {row.state}: only those that are "
-                f"{', '.join(RETRYABLE)} can be tried again"
-            )
-    _requeue(engine, [row.id for row in rows])
+        why = _why_not(row, now)
+        if why is not None:
+            raise Refused(f"delivery {row.id} {why}")
     return [row.id for row in rows]
 
 
+def _why_not(row: DeliveryRow, now: int) -> str | None:
+    if row.state == State.HELD and row.error_kind == WAITS:
+        return (
+            "waits for an earlier delivery of its chat: retry or cancel that one, see mirrorpost "
+            f"deliveries explain {row.id}"
+        )
+    if row.state not in RETRYABLE:
+        return f"is {row.state}: only those that are {', '.join(RETRYABLE)} can be tried again"
+    if row.expires_ms is not None and row.expires_ms <= now:
+        return "must not go out any more, its time to expire has passed: send it anew"
+    return None
+
+
 def matching(engine: Engine, which: Filter) -> list[str]:
-    """Give the ids that `retry_all` would try again, oldest first.
+    """Give the ids of what a filter would have tried again, oldest first.
 
     Raises:
         Refused: The status is not one from which a delivery can be tried again.
@@ -52,26 +79,35 @@ def matching(engine: Engine, which: Filter) -> list[str]:
     states = _states(which)
     while True:
         more = oldest_ids(
-            engine, which, states=states, limit=1_000, after=found[-1] if found else ""
+            engine,
+            which,
+            states=states,
+            also=by_hand.can_be_retried(engine.dialect.name),
+            limit=1_000,
+            after=found[-1] if found else "",
         )
         found += more
         if not more:
             return found
 
 
-def retry_all(
-    engine: Engine,
-    ids: Sequence[str],
-    *,
-    rate: float,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[int]:
-    """Queue these again, `rate` a second; give after each batch how many were queued."""
+def paced(
+    ids: Sequence[str], *, rate: float, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Sequence[str]]:
+    """Give these in batches, `rate` a second."""
     size = max(1, min(_BATCH, int(rate * _PAUSE_S)))
     for at in range(0, len(ids), size):
         if at:
             sleep(size / rate)
-        yield _requeue(engine, ids[at : at + size])
+        yield ids[at : at + size]
+
+
+def requeue(engine: Engine, ids: Sequence[str]) -> int:
+    """Queue and publish those of a batch that can still be tried again; give how many."""
+    with engine.begin() as connection:
+        queued = by_hand.retry(connection, ids)
+    publish(engine, queued)
+    return len(queued)
 
 
 def _states(which: Filter) -> Sequence[State]:
@@ -80,13 +116,6 @@ def _states(which: Filter) -> Sequence[State]:
     if which.status not in RETRYABLE:
         raise Refused(f"--status must be one of {', '.join(RETRYABLE)}, not {which.status!r}")
     return (State(which.status),)
-
-
-def _requeue(engine: Engine, ids: Sequence[str]) -> int:
-    with engine.begin() as connection:
-        queued = by_hand.retry(connection, ids)
-    publish(engine, queued)
-    return len(queued)
 
 
 def cancel(engine: Engine, ids: Sequence[str]) -> list[str]:
@@ -113,9 +142,11 @@ def resolve(engine: Engine, id_: str, resolution: Resolution) -> str:
 
     Raises:
         NotFound: The id names none or several.
-        Refused: It is not `unknown`.
+        Refused: It is not `unknown`, or is to be sent again and must not go out any more.
     """
     row = find(engine, id_)
+    if row.state == State.UNKNOWN and resolution is Resolution.RESEND:
+        named(engine, [row.id])
     with engine.begin() as connection:
         queued = by_hand.resolve(connection, row.id, resolution)
     if queued is None:

@@ -16,7 +16,8 @@ _LATELY = timedelta(days=7)
 _MOST_ANSWERS = 10
 
 _COUNTS = {
-    "held": "SELECT count(*) FROM delivery WHERE state = 'held' AND error_kind <> 'order'",
+    "held": "SELECT count(*) FROM delivery WHERE state = 'held' "
+    "AND COALESCE(error_kind, '') <> 'order'",
     "waiting_in_order": "SELECT count(*) FROM delivery WHERE state = 'held' "
     "AND error_kind = 'order'",
     "failed": "SELECT count(*) FROM delivery WHERE state = 'failed'",

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from worker.database import NOW_MS
 from worker.lanes import Lane
-from worker.order import release
+from worker.order import WAITS, release
 from worker.states import State, sources
 
 #: From where a person may have a delivery tried again.
@@ -42,20 +42,32 @@ class Requeued:
     lane: Lane
 
 
-def retry(connection: Connection, ids: Sequence[str]) -> list[Requeued]:
-    """Queue deliveries again, with all their attempts before them.
+def can_be_retried(dialect: str) -> str:
+    """Give SQL that is true of a row `delivery` that `retry` changes.
 
-    One that waits for an earlier one of its chat goes on waiting. A chat that is noted as dead
-    may be tried at once. What was `unknown` is sent again in doubt, as its platform allows.
+    One that waits for an earlier one of its chat goes on waiting, and what must not go out any
+    more stays where it is.
     """
     allowed = ", ".join(f"'{state}'" for state in RETRYABLE)
+    return (
+        f"delivery.state IN ({allowed}) "
+        f"AND NOT (delivery.state = 'held' AND COALESCE(delivery.error_kind, '') = '{WAITS}') "
+        f"AND (delivery.expires_ms IS NULL OR delivery.expires_ms > {NOW_MS[dialect]})"
+    )
+
+
+def retry(connection: Connection, ids: Sequence[str]) -> list[Requeued]:
+    """Queue deliveries again, with all their attempts before them, where `can_be_retried`.
+
+    A chat that is noted as dead may be tried at once. What was `unknown` is sent again in
+    doubt, as its platform allows.
+    """
     dialect = connection.dialect.name
     rows = connection.execute(
         text(
             "UPDATE delivery SET state = 'queued', attempts_used = 0, begun_ms = NULL, "
             "published_ms = 0, ended_ms = NULL, error_kind = NULL, error_text = NULL "
-            f"WHERE id IN {_IDS[dialect]} AND state IN ({allowed}) "
-            "AND NOT (state = 'held' AND error_kind = 'order') "
+            f"WHERE id IN {_IDS[dialect]} AND {can_be_retried(dialect)} "
             "RETURNING id, lane, platform, account, chat_id"
         ),
         {"ids": orjson.dumps(list(ids)).decode()},
@@ -84,21 +96,31 @@ def cancel(connection: Connection, ids: Sequence[str]) -> list[str]:
 def resolve(connection: Connection, id_: str, resolution: Resolution) -> list[Requeued] | None:
     """End the doubt about an `unknown` delivery; `None` when it is not unknown.
 
-    What was sent is mirrored by the next repair. What is sent again is marked as a possible
-    duplicate and not asked for.
+    What was sent is mirrored by the next repair, at the time at which it may have arrived.
+    What is sent again is marked as a possible duplicate and not asked for; what must not go
+    out any more is not.
     """
+    dialect = connection.dialect.name
     unknown = (State.UNKNOWN,)
     match resolution:
         case Resolution.DROP:
             changed = _end(connection, [id_], State.CANCELLED, unknown)
         case Resolution.SENT:
-            changed = _end(connection, [id_], State.SENT, unknown, also=", mirror = 'failed'")
+            changed = _end(
+                connection,
+                [id_],
+                State.SENT,
+                unknown,
+                at=f"COALESCE(doubt_ms, ended_ms, {NOW_MS[dialect]})",
+                also=", mirror = 'failed'",
+            )
         case Resolution.RESEND:
             changed = list(
                 connection.execute(
                     text(
                         "UPDATE delivery SET maybe_duplicate = true, doubt_ms = NULL "
-                        "WHERE id = :id AND state = 'unknown' RETURNING id"
+                        f"WHERE id = :id AND state = 'unknown' AND {can_be_retried(dialect)} "
+                        "RETURNING id"
                     ),
                     {"id": id_},
                 ).scalars()
@@ -112,13 +134,15 @@ def _end(
     ids: Sequence[str],
     state: State,
     allowed: Sequence[State],
+    *,
+    at: str | None = None,
     also: str = "",
 ) -> list[str]:
     states = ", ".join(f"'{each}'" for each in allowed)
     rows = connection.execute(
         text(
             f"UPDATE delivery SET state = '{state}', ended_ms = "
-            f"{NOW_MS[connection.dialect.name]}, doubt_ms = NULL{also} "
+            f"{at or NOW_MS[connection.dialect.name]}, doubt_ms = NULL{also} "
             f"WHERE id IN {_IDS[connection.dialect.name]} AND state IN ({states}) "
             "RETURNING id, order_key"
         ),

@@ -7,7 +7,9 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import structlog
 import uvloop
@@ -28,12 +30,15 @@ from worker.settings import Settings, settings
 
 _log = structlog.get_logger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 #: Seconds for connecting to Redis and for each answer of it.
 _REDIS_TIMEOUT_S = 2.0
 #: Seconds between looks for what is held for a credential that this process has.
 _RELEASE_S = 30.0
 #: Seconds that a stop waits for sends under way; platforms kill after ten.
-_STOP_S = 7.0
+_STOP_S = 5.5
 
 
 def resolver_of(config: Settings, database: Engine) -> IdentityResolverProtocol:
@@ -59,6 +64,7 @@ class Runtime:
         self.engine = engine(config.database)
         check_schema(self.engine)
         self._bots = Bots()
+        self._intake = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._release_held()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
@@ -122,8 +128,18 @@ class Runtime:
         future = asyncio.run_coroutine_threadsafe(self._drain.deliver(ids), self._loop)
         future.result(timeout=timeout_s)
 
+    def undisturbed(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call what a signal must not interrupt, and give what it gives.
+
+        A signal ends the main thread in the middle of whatever it does, and while the exit is
+        on its way SQLite's write lock stays with the transaction that it ended: the settles
+        of `stop` would wait for it in vain.
+        """
+        return self._intake.submit(function, *arguments, **named).result()
+
     def stop(self) -> None:
         """End everything; what was claimed and not sent goes back to the queue."""
+        self._intake.shutdown(wait=False, cancel_futures=True)
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(_STOP_S + 2)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

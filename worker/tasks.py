@@ -19,7 +19,7 @@ from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from worker import outbox
 from worker.errors import Refused
 from worker.failpoints import reach
-from worker.intake import check
+from worker.intake import NewDelivery, check
 from worker.process import runtime
 from worker.settings import settings
 
@@ -73,7 +73,6 @@ def deliver(self: Task, /, *arguments: object, **fields: object) -> None:
 
 
 def _take_in(task_id: str, arguments: tuple[object, ...], fields: dict[str, object]) -> None:
-    engine = runtime().engine
     try:
         if arguments:
             raise Refused("arguments must be named: to=, text=, ...")
@@ -84,15 +83,21 @@ def _take_in(task_id: str, arguments: tuple[object, ...], fields: dict[str, obje
             raise Refused(f"{' and '.join(missing)} must be given")
         key = fields.pop("key", None) or f"task:{task_id}"
         new = check(key=key, late_ms=_AT_BROKER_MS, **fields)  # type: ignore[arg-type]  # check refuses wrong types
-        with engine.begin() as connection:
-            accepted = outbox.insert(connection, [new])[0]
-            reach("after_insert")
+        accepted = runtime().undisturbed(_store, new)
     except (Refused, DataError) as refused:
-        _reject(task_id, _reason(refused), {"arguments": arguments, **fields})
+        payload = {"arguments": arguments, **fields}
+        runtime().undisturbed(_reject, task_id, _reason(refused), payload)
         return
     reach("after_commit")
     if accepted.due_now:
         _deliver([accepted.id])
+
+
+def _store(new: NewDelivery) -> outbox.Accepted:
+    with runtime().engine.begin() as connection:
+        accepted = outbox.insert(connection, [new])[0]
+        reach("after_insert")
+    return accepted
 
 
 def _reason(refused: Exception) -> str:

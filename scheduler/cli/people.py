@@ -26,28 +26,40 @@ def forget(
 ) -> None:
     """Remove a person: their links, their history, the texts of their deliveries."""
     from scheduler.forget import forget as remove
+    from scheduler.forget import person, schedules_for
     from worker.runtime import resolver_of
     from worker.settings import settings
 
     say_only_errors()
     engine = database()
     resolver = resolver_of(settings(), engine)
+    whom = person(resolver, user)
     if not (dry_run or yes):
         if not sys.stdin.isatty():
             fail("this cannot be undone: say --yes, or --dry-run to see what would go")
             raise typer.Exit(1)
-        typer.confirm(f"Remove {user} for good?", abort=True, err=True)
-    counts = asdict(remove(engine, resolver, user, dry_run=dry_run))
+        _print_counts(asdict(remove(engine, resolver, whom, dry_run=True)))
+        typer.confirm(f"Remove {whom.name} for good?", abort=True, err=True)
+    counts = asdict(remove(engine, resolver, whom, dry_run=dry_run))
+    schedules = schedules_for(engine, whom)
     if json:
-        print_json({"user": user, "dry_run": dry_run, **counts})
+        print_json({"user": whom.name, "dry_run": dry_run, **counts, "schedules": schedules})
         return
-    print_table(["what", "count"], list(counts.items()), "")
+    _print_counts(counts)
+    if schedules:
+        note(f"They are still written to by {', '.join(schedules)}: mirrorpost schedule remove")
     if dry_run:
         note("Nothing was changed.")
+    elif counts["under_way"]:
+        note("Some were just being sent: run this again when that is over.")
+
+
+def _print_counts(counts: dict[str, int]) -> None:
+    print_table(["what", "count"], list(counts.items()), "")
 
 
 def remirror(
-    since: Annotated[str, typer.Option(help="Asked for since: 2027-01-31T09:00, or 7d ago.")],
+    since: Annotated[str, typer.Option(help="Sent since: 2027-01-31T09:00, or 7d ago.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and change nothing.")] = False,
     json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from scheduler.cli.fields import parse_moment
 from scheduler.cli.output import Json, fail, note, print_json, print_line
-from scheduler.cli.progress import progress
+from scheduler.cli.progress import progress, uninterrupted
 from scheduler.cli.state import database, say_only_errors
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or beginnings.")]
@@ -55,9 +55,7 @@ def retry(  # noqa: PLR0917 - every parameter is an option of its own
         found = replay.retry(engine, ids)
         done = len(found)
     elif ids:
-        from scheduler.deliveries import find
-
-        found, done = [find(engine, id_).id for id_ in ids], 0
+        found, done = replay.named(engine, ids), 0
     else:
         which = Filter(
             status=status, platform=platform, since=parse_moment(since), error_kind=error_kind
@@ -66,9 +64,10 @@ def retry(  # noqa: PLR0917 - every parameter is an option of its own
         if not dry_run:
             with progress("retrying", len(found)) as advance:
                 try:
-                    for count in replay.retry_all(engine, found, rate=rate):
-                        done += count
-                        advance(count)
+                    for batch in replay.paced(found, rate=rate):
+                        with uninterrupted():
+                            done += replay.requeue(engine, batch)
+                        advance(len(batch))
                 except KeyboardInterrupt:
                     note(f"interrupted: {done} of {len(found)} were queued")
                     raise

@@ -73,6 +73,8 @@ def own_clock(run: Run) -> None:
                 "FAKETIME_TIMESTAMP_FILE": str(offset),
                 "FAKETIME_CACHE_DURATION": "1",
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                # Its default lets threads that wait by the monotonic clock wake seconds late.
+                "FAKETIME_FORCE_MONOTONIC_FIX": "0",
                 "FAKETIME_DONT_RESET": "1",
             },
         )

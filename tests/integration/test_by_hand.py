@@ -1,6 +1,9 @@
 """What a person does about deliveries: again, no more, resolved; by id, by filter, by message."""
 
 import json
+import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from sqlalchemy import Engine, text
 from scheduler import rejected, replay
 from scheduler.deliveries import Filter
 from tests.command_line import CommandLine
+from tests.waiting import wait_until
 from worker import outbox
 from worker.by_hand import Resolution
 from worker.database import engine as open_engine
@@ -72,6 +76,24 @@ def test_what_cannot_be_tried_again_is_refused_and_nothing_changes(
         replay.retry(engine, ["ffff"])
 
 
+def test_what_waits_in_order_or_is_past_its_time_is_not_tried_again(engine: Engine) -> None:
+    head = put(engine, "held", error_kind="auth")
+    behind = put(engine, "held", error_kind="order")
+    late = put(engine, "failed", expires_ms=1)
+    with pytest.raises(Refused, match=f"{behind} waits for an earlier delivery of its chat"):
+        replay.retry(engine, [head, behind])
+    with pytest.raises(Refused, match=f"{late} must not go out any more"):
+        replay.named(engine, [late])
+    assert replay.matching(engine, Filter(status="held")) == [head]
+    assert replay.matching(engine, Filter()) == []
+    assert replay.requeue(engine, [head, behind, late]) == 1
+    assert [row(engine, id_)["state"] for id_ in (head, behind, late)] == [
+        "queued",
+        "held",
+        "failed",
+    ]
+
+
 def test_a_filter_takes_only_dead_letters_that_it_names_at_the_rate(engine: Engine) -> None:
     slack = [put(engine, "failed", "slack:C1", error_kind="transient") for _ in range(5)]
     put(engine, "failed", "slack:C1", error_kind="invalid")
@@ -81,7 +103,8 @@ def test_a_filter_takes_only_dead_letters_that_it_names_at_the_rate(engine: Engi
     found = replay.matching(engine, which)
     assert found == slack
     waits: list[float] = []
-    assert list(replay.retry_all(engine, found, rate=2, sleep=waits.append)) == [2, 2, 1]
+    batches = replay.paced(found, rate=2, sleep=waits.append)
+    assert [replay.requeue(engine, batch) for batch in batches] == [2, 2, 1]
     assert waits == [1.0, 1.0]
     assert told(engine) == slack
     with pytest.raises(Refused, match="--status must be one of"):
@@ -141,6 +164,9 @@ def test_a_person_ends_the_doubt(
         doubled,
     )
     assert found["doubt_ms"] is None
+    if resolution is Resolution.SENT:
+        # When it may have arrived, not when somebody said so: its place in the history.
+        assert found["ended_ms"] == 1
     assert told(engine) == ([id_] if state == "queued" else [])
     with pytest.raises(Refused, match="only what is unknown can be resolved"):
         replay.resolve(engine, id_, resolution)
@@ -174,6 +200,7 @@ def test_a_refused_message_goes_through_the_door_again_once(engine: Engine) -> N
         ({"to": "pigeon:5", "text": "x"}, "unknown platform 'pigeon'"),
         ({"to": "telegram:5"}, "text must be given"),
         ({"to": "telegram:5", "text": "x", "colour": "red"}, "unknown field colour"),
+        ({"to": "telegram:5", "text": "x", "late_ms": 9**9}, "unknown field late_ms"),
         ({"arguments": ["x"], "to": "telegram:5", "text": "x"}, "arguments must be named"),
     ],
 )
@@ -204,11 +231,35 @@ def test_the_commands_do_it_and_say_so(tmp_path: Path) -> None:
     made.dispose()
     dry = cli("deliveries", "retry", "--platform", "telegram", "--since", "1h", "--dry-run")
     assert (dry.out, dry.err) == (f"{id_}\n", "1 would be tried again\n")
+    assert cli("deliveries", "retry", id_[:13], "--dry-run").out == f"{id_}\n"
+    assert cli("deliveries", "show", id_, "--json").json()["status"] == "failed"
     listed = cli("deliveries", "list", "--status", "failed", "--since", "1d", "--json").json()
     assert [each["id"] for each in listed] == [id_]
     assert cli("deliveries", "retry", "--status", "failed", "--json").json()["queued"] == 1
     assert cli("rejected", "list", "--json").json()[0]["reason"] == "why"
     assert "hello" in cli("rejected", "show", str(number)).out
+    assert "is queued: only those" in cli("deliveries", "retry", id_, "--dry-run").refusal()
     made_id = cli("rejected", "retry", str(number)).out.strip()
     assert cli("deliveries", "show", made_id, "--json").json()["target"] == "telegram:6"
     assert "past" in cli("deliveries", "list", "--since", "2100-01-01").refusal()
+
+
+def test_an_interrupted_retry_ends_at_once_and_says_how_many_were_done(tmp_path: Path) -> None:
+    cli = CommandLine(tmp_path)
+    for _ in range(5):
+        cli("send", "telegram:5", "hello", "--at", "2h", code=0)
+    with sqlite3.connect(cli.database) as connection:
+        connection.execute("UPDATE delivery SET state = 'failed', due_ms = 1")
+
+    def queued() -> int:
+        with closing(sqlite3.connect(cli.database)) as connection:
+            count = "SELECT count(*) FROM delivery WHERE state = 'queued'"
+            return int(connection.execute(count).fetchone()[0])
+
+    with cli.begun("deliveries", "retry", "--status", "failed", "--rate", "0.2") as command:
+        wait_until(queued, 30, "the first to be queued")
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert "interrupted: 1 of 5 were queued" in said
+    assert queued() == 1

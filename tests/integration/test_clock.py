@@ -272,6 +272,25 @@ def test_a_failing_pass_is_told_once_tried_again_and_stops_no_other() -> None:
     assert others >= 5
 
 
+def test_a_pass_that_fails_now_and_then_is_told_to_have_recovered_when_it_has() -> None:
+    tries = 0
+
+    def fails_at_first() -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise OSError("no such host")
+
+    with (
+        capture_logs() as logs,
+        # Ticks between its runs, in which it does not fail and did not recover either.
+        Running(Pass("failing", fails_at_first, every_s=0.1), Pass("ticking", lambda: 0.01)),
+    ):
+        wait_until(lambda: tries >= 5, 10, "the pass to recover")
+    told = [log["event"] for log in logs if log.get("duty") == "failing"]
+    assert told == ["pass_failed", "pass_recovered"]
+
+
 def test_a_pass_that_is_due_and_not_done_does_not_spin() -> None:
     tries: list[float] = []
 

@@ -1,8 +1,10 @@
 """What is kept how long, what is forgotten, and what is written into a lost history again."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from sqlalchemy import Engine, text
@@ -10,8 +12,7 @@ from sqlalchemy import Engine, text
 from resolvers import SqlIdentityResolver
 from scheduler import remirror, retention
 from scheduler.deliveries import first_id
-from scheduler.forget import forget
-from scheduler.mirror_repair import repair_mirrors
+from scheduler.mirror_repair import MirrorRepair
 from scheduler.retention import Retention
 from scheduler.when import to_ms
 from tests.command_line import CommandLine
@@ -109,24 +110,92 @@ def test_much_goes_in_small_batches_with_rests_between(
     assert left == [4, 4, 1, 0, 0, 0]
 
 
-def test_the_retention_reads_no_more_than_the_beginning_of_the_key(engine: Engine) -> None:
+@pytest.mark.parametrize("what", ["delivery", "attempt", "rows", "begun"])
+def test_the_retention_reads_no_more_than_the_beginning_of_the_key(
+    engine: Engine, what: str
+) -> None:
     for _ in range(50):
         put(engine, 1)
+    table, key = ("attempt", "delivery_id") if what in {"attempt", "begun"} else ("delivery", "id")
+    statement = {
+        "rows": retention.ended(engine.dialect.name),
+        "begun": retention.BEGUN,
+    }.get(what, retention.batch(table, key))
     sqlite = engine.dialect.name == "sqlite"
-    statement = retention._ended(engine.dialect.name).text
     with engine.begin() as connection:
         if not sqlite:
             # A handful of rows would be sorted; a table of millions is not.
             for way in ("seqscan", "bitmapscan", "sort"):
                 connection.execute(text(f"SET LOCAL enable_{way} = off"))
         explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
-        values = {"first": first_id(NOW), "before": 1, "limit": 3}
+        values = {"after": "0", "last": "1", "before": 1, "first": first_id(NOW), "limit": 3}
+        named = {name: values[name] for name in statement.compile().params}
         plan = "\n".join(
-            str(row[-1]) for row in connection.execute(text(f"{explain} {statement}"), values)
+            str(row[-1]) for row in connection.execute(text(f"{explain} {statement}"), named)
         )
-    wanted = "sqlite_autoindex_delivery_1 (id<?)" if sqlite else "Index Scan using delivery_pkey"
-    assert wanted in plan
+    index = f"sqlite_autoindex_{table}_1 ({key}>? AND {key}<?)" if sqlite else "Index Cond"
+    assert index in plan
     assert "SORT" not in plan.upper()
+    assert "Seq Scan" not in plan
+
+
+def test_what_is_old_and_has_not_ended_is_passed_by(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 2)
+    waiting = {put(engine, 200, "scheduled") for _ in range(5)}
+    put(engine, 100)
+    sweep = keep(engine)
+    for _ in range(4):
+        sweep.run()
+    assert ids(engine) == waiting
+    put(engine, 100)
+    for _ in range(5):
+        sweep.run()
+    assert ids(engine) == waiting
+
+
+def test_two_schedulers_delete_at_once_what_is_old_and_nothing_else(engine: Engine) -> None:
+    young = {put(engine, 1) for _ in range(5)}
+    for _ in range(60):
+        put(engine, 100)
+    start = Barrier(2)
+
+    def sweep() -> int:
+        start.wait()
+        before = NOW - timedelta(days=90)
+        return retention.delete_deliveries(engine, before=before).gone
+
+    with ThreadPoolExecutor(2) as threads:
+        gone = [done.result() for done in [threads.submit(sweep) for _ in range(2)]]
+    assert sum(gone) == 60
+    assert ids(engine) == ids(engine, "attempt", "delivery_id") == young
+
+
+def test_what_was_refused_long_ago_goes(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for day in (100, 95, 3):
+            connection.execute(
+                text(
+                    "INSERT INTO rejected (received_ms, task_id, reason, payload) "
+                    "VALUES (:at, :task, 'r', '{}')"
+                ),
+                {"at": to_ms(NOW - timedelta(days=day)), "task": str(day)},
+            )
+    keep(engine).run()
+    assert ids(engine, "rejected", "task_id") == {"3"}
+
+
+def test_a_key_that_was_deleted_with_its_row_may_be_used_again(engine: Engine) -> None:
+    with engine.begin() as connection:
+        first = outbox.insert(connection, [check(to="telegram:5", text="x", key="k")])[0].id
+        old = first_id(NOW - timedelta(days=100))[:12] + first[12:]
+        connection.execute(
+            text("UPDATE delivery SET id = :old, state = 'sent', ended_ms = 1"), {"old": old}
+        )
+    keep(engine).run()
+    with engine.begin() as connection:
+        assert outbox.insert(connection, [check(to="telegram:5", text="y", key="k")])[0].created
 
 
 def send(engine: Engine, to: str, words: str, user: str) -> str:
@@ -158,6 +227,16 @@ def test_a_lost_history_is_written_again_once_and_in_its_order(engine: Engine) -
         assert [(m.content, m.delivery_id) for m in found] == [("first", first), ("second", second)]
 
 
+def test_what_was_asked_for_long_ago_and_sent_lately_is_written_again_too(engine: Engine) -> None:
+    late = put(engine, 100, ended_days=1)
+    put(engine, 100)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE delivery SET unified_user = 'alice'"))
+    assert sum(remirror.mark(engine, since=NOW - timedelta(days=2))) == 1
+    assert sum(remirror.write(engine, SqlIdentityResolver(engine))) == 1
+    assert [m.delivery_id for m in SessionManager(engine).messages("alice")] == [late]
+
+
 def test_mirrors_that_cannot_be_written_do_not_keep_the_others_waiting(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,48 +256,8 @@ def test_mirrors_that_cannot_be_written_do_not_keep_the_others_waiting(
 
             raise ResolverError("away")
 
-    assert repair_mirrors(engine, Broken(engine)) == 1
+    assert MirrorRepair(engine, Broken(engine)).run() == 1
     assert [m.delivery_id for m in SessionManager(engine).messages("alice")] == [good]
-
-
-def test_a_person_is_forgotten_and_nobody_else(engine: Engine) -> None:
-    resolver = SqlIdentityResolver(engine, cache_ttl_s=0)
-    resolver.link("telegram", "5", "alice")
-    resolver.link("telegram", "7", "bob")
-    sessions = SessionManager(engine, resolver=resolver, platform="telegram")
-    sessions.record("telegram", "5", "user", "mine")
-    sessions.record("telegram", "7", "user", "his")
-    hers = send(engine, "telegram:5", "a secret", "alice")
-    his = send(engine, "telegram:7", "kept", "bob")
-    with engine.begin() as connection:
-        later = outbox.insert(connection, [check(to="user:alice", text="later", at="2100-01-01")])[
-            0
-        ].id
-        connection.execute(
-            text(
-                "INSERT INTO rejected (received_ms, task_id, reason, payload) VALUES "
-                "(1, 't', 'r', CAST(:alice AS json)), (1, 'u', 'r', CAST(:bob AS json))"
-                if engine.dialect.name == "postgresql"
-                else "INSERT INTO rejected (received_ms, task_id, reason, payload) VALUES "
-                "(1, 't', 'r', :alice), (1, 'u', 'r', :bob)"
-            ),
-            {"alice": '{"to": "user:alice"}', "bob": '{"to": "user:bob"}'},
-        )
-    counts = forget(engine, resolver, "alice", dry_run=True)
-    assert (counts.links, counts.messages, counts.deliveries) == (1, 1, 2)
-    assert (counts.rejected, counts.cancelled) == (1, 1)
-    assert len(sessions.messages("alice")) == 1
-    assert forget(engine, resolver, "alice") == counts
-    again = forget(engine, resolver, "alice")
-    assert (again.links, again.messages, again.deliveries, again.rejected) == (0, 0, 0, 0)
-    with engine.begin() as connection:
-        rows = connection.execute(text("SELECT id, text, state FROM delivery")).all()
-    found, states = {r.id: r.text for r in rows}, {r.id: r.state for r in rows}
-    assert found == {hers: "[forgotten]", later: "[forgotten]", his: "kept"}
-    assert states == {hers: "sent", later: "cancelled", his: "sent"}
-    assert resolver.links_for("alice") == []
-    assert [link.platform_user_id for link in resolver.links_for("bob")] == ["7"]
-    assert [m.content for m in sessions.messages("bob")] == ["his"]
 
 
 def test_the_commands_ask_first_and_count(tmp_path: Path) -> None:

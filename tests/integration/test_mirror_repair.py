@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, text
 
-from resolvers import InMemoryIdentityResolver, ResolverError
-from scheduler.mirror_repair import repair_mirrors
+from resolvers import IdentityResolverProtocol, InMemoryIdentityResolver, ResolverError
+from scheduler.mirror_repair import MirrorRepair
 from worker import outbox
 from worker.database import engine as open_engine
 from worker.database import migrate
@@ -45,6 +45,10 @@ def sent(engine: Engine, chat: str, *, user: str | None, mirror: str, said: str 
         )
         outbox.settle(connection, [settled], owner="w")
     return id_
+
+
+def repair_mirrors(engine: Engine, resolver: IdentityResolverProtocol) -> int:
+    return MirrorRepair(engine, resolver).run()
 
 
 def row(engine: Engine, id_: str) -> tuple[str, str, int]:
@@ -114,3 +118,79 @@ def test_one_that_cannot_be_repaired_keeps_no_other_from_it(engine: Engine) -> N
     assert repair_mirrors(engine, Failing()) == 2
     assert [row(engine, id_)[0] for id_ in ids] == ["done", "failed", "done"]
     assert repair_mirrors(engine, InMemoryIdentityResolver()) == 1
+
+
+class Foreign(InMemoryIdentityResolver):
+    """A user's own resolver, with errors of its own."""
+
+    def resolve(self, platform: str, platform_user_id: str) -> str:
+        if platform_user_id == "2":
+            raise KeyError(platform_user_id)
+        return super().resolve(platform, platform_user_id)
+
+
+def test_a_resolver_with_errors_of_its_own_stops_no_other_mirror(engine: Engine) -> None:
+    ids = [sent(engine, chat, user=None, mirror="failed") for chat in ("2", "1")]
+    assert repair_mirrors(engine, Foreign()) == 1
+    assert [row(engine, id_)[0] for id_ in ids] == ["failed", "done"]
+
+
+def test_what_the_database_refuses_keeps_its_batch_from_nothing(engine: Engine) -> None:
+    ids = [sent(engine, chat, user="alice", mirror="failed", said=chat) for chat in ("1", "2", "3")]
+    refuse_messages(engine, "2")
+    assert repair_mirrors(engine, InMemoryIdentityResolver()) == 2
+    assert [row(engine, id_)[0] for id_ in ids] == ["done", "failed", "done"]
+    assert [said for _, said, _ in messages(engine)] == ["1", "3"]
+
+
+def refuse_messages(engine: Engine, content: str) -> None:
+    """Let the database refuse messages with this content."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(
+                text(f"ALTER TABLE message ADD CONSTRAINT refused CHECK (content <> '{content}')")
+            )
+        else:
+            connection.execute(
+                text(
+                    "CREATE TRIGGER refused BEFORE INSERT ON message "
+                    f"WHEN NEW.content = '{content}' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+                )
+            )
+
+
+def test_more_bad_rows_than_a_pass_takes_keep_no_later_one_waiting(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.mirror_repair._BATCH", 1)
+    monkeypatch.setattr("scheduler.mirror_repair._BATCHES", 2)
+    for _ in range(5):
+        sent(engine, "2", user=None, mirror="failed")
+    good = sent(engine, "1", user=None, mirror="failed")
+    repair = MirrorRepair(engine, Failing())
+    assert [repair.run() for _ in range(3)] == [0, 0, 1]
+    assert row(engine, good)[0] == "done"
+
+
+def test_what_a_person_was_sent_is_theirs_also_where_no_worker_noted_whose_it_is(
+    engine: Engine,
+) -> None:
+    with engine.begin() as connection:
+        id_ = outbox.insert(connection, [check(to="user:alice", text="Hello")])[0].id
+        connection.execute(
+            text(
+                "UPDATE delivery SET state = 'sent', mirror = 'failed', ended_ms = 1, "
+                "platform = 'slack', chat_id = 'D1' WHERE id = :id"
+            ),
+            {"id": id_},
+        )
+    assert repair_mirrors(engine, InMemoryIdentityResolver()) == 1
+    assert [key for key, _, _ in messages(engine)] == ["alice"]
+
+
+def test_a_group_is_in_no_persons_history(engine: Engine) -> None:
+    resolver = InMemoryIdentityResolver()
+    resolver.link("telegram", "1", "alice")
+    sent(engine, "-1001", user=None, mirror="failed")
+    assert repair_mirrors(engine, resolver) == 1
+    assert [key for key, _, _ in messages(engine)] == ["telegram:-1001"]

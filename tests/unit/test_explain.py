@@ -196,3 +196,13 @@ def test_a_late_worker_and_a_later_part_are_told() -> None:
     told = said(delivery(), attempt(1, "sent", fenced=True), attempt(2, "sent", part=1))
     assert "after its lease had ended, so this changed nothing" in told
     assert "Attempt 2, part 2 at" in told
+
+
+def test_a_chat_that_went_away_after_many_attempts_is_why_it_failed() -> None:
+    row = delivery(state="failed", error_kind="target_gone", attempts_used=7, ended_ms=_NOW)
+    assert "not tried again, because the chat is gone" in said(row)
+
+
+def test_an_open_doubt_is_told_and_an_ended_one_is_not() -> None:
+    assert "may have been accepted" in said(delivery(state="retrying", doubt_ms=_NOW))
+    assert "may have been accepted" not in said(delivery(state="sent", doubt_ms=_NOW))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from worker import due, outbox
+from worker import by_hand, due, outbox
+from worker.by_hand import Resolution
 from worker.database import engine as open_engine
 from worker.database import migrate, now_ms
 from worker.lanes import Lane
@@ -91,6 +92,11 @@ WRITERS: dict[str, Callable[[Connection], object]] = {
     "queue_unpublished": due.queue_unpublished,
     "queue_stale": lambda connection: due.queue_stale(connection, Lane.REPLY, 9**15),
     "rescue": _rescue,
+    "retry": lambda connection: by_hand.retry(connection, ["d"]),
+    "cancel": lambda connection: by_hand.cancel(connection, ["d"]),
+    "resolve sent": lambda connection: by_hand.resolve(connection, "d", Resolution.SENT),
+    "resolve resend": lambda connection: by_hand.resolve(connection, "d", Resolution.RESEND),
+    "resolve drop": lambda connection: by_hand.resolve(connection, "d", Resolution.DROP),
     "mark_unpublished": lambda connection: due.mark_unpublished(connection, ["d"]),
 }
 #: What each is for; every other pair of state and writer must leave the state as it is.
@@ -106,7 +112,21 @@ MOVES = {
     ("queue_due", State.SCHEDULED, State.QUEUED),
     ("queue_due", State.RETRYING, State.QUEUED),
     ("rescue", State.SENDING, State.QUEUED),
+    ("retry", State.FAILED, State.QUEUED),
+    ("retry", State.SUPPRESSED, State.QUEUED),
+    ("retry", State.HELD, State.QUEUED),
+    ("retry", State.UNKNOWN, State.QUEUED),
+    ("cancel", State.SCHEDULED, State.CANCELLED),
+    ("cancel", State.QUEUED, State.CANCELLED),
+    ("cancel", State.RETRYING, State.CANCELLED),
+    ("cancel", State.HELD, State.CANCELLED),
+    ("cancel", State.UNKNOWN, State.CANCELLED),
+    ("resolve sent", State.UNKNOWN, State.SENT),
+    ("resolve resend", State.UNKNOWN, State.QUEUED),
+    ("resolve drop", State.UNKNOWN, State.CANCELLED),
 }
+#: Writers that leave alone what must not go out any more.
+WITHIN_TIME = {"retry", "resolve resend"}
 
 
 def put(engine: Engine, state: State, **columns: object) -> None:
@@ -156,7 +176,7 @@ def state_after(engine: Engine, write: Callable[[Connection], object]) -> State:
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("name", WRITERS)
 def test_each_writer_moves_only_what_it_is_for(engine: Engine, name: str, state: State) -> None:
-    put(engine, state)
+    put(engine, state, **({"expires_ms": None} if name in WITHIN_TIME else {}))
     after = state_after(engine, WRITERS[name])
     moved = {(name, state, after)} if after is not state else set()
     assert moved == {move for move in MOVES if move[:2] == (name, state)}
