@@ -1,7 +1,7 @@
 """The outbox against a model: whatever order things happen in, each row is where it should be."""
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -20,18 +20,28 @@ from hypothesis.stateful import (
 from sqlalchemy import event, text
 
 from tests.processes import remove_folder, short_folder
-from worker import due, order, outbox
+from worker import by_hand, due, order, outbox
 from worker.backoff import MAX_ATTEMPTS
+from worker.by_hand import Resolution
 from worker.database import engine as open_engine
 from worker.database import migrate
-from worker.intake import check
+from worker.errors import KeyConflict
+from worker.intake import NewDelivery, check
 from worker.states import ENDS, TRANSITIONS, State
+from worker.taxonomy import ErrorKind, Failure
 from worker.verdict import Place, Settlement
 
 PLACE = Place("telegram", "", "1", None, "alice")
 IN_ORDER = {State.QUEUED, State.SENDING, State.RETRYING, State.HELD}
-#: What a settle may make of a row, with whether a delay belongs to it.
-SETTLED = sorted(TRANSITIONS[State.SENDING] - {State.HELD})
+SETTLED = sorted(TRANSITIONS[State.SENDING])
+NO_CREDENTIAL = Failure(ErrorKind.AUTH, "refused")
+
+
+RESOLVED = {
+    Resolution.SENT: State.SENT,
+    Resolution.RESEND: State.QUEUED,
+    Resolution.DROP: State.CANCELLED,
+}
 
 
 @dataclass
@@ -40,10 +50,23 @@ class Row:
 
     number: int
     chat: str | None
+    later: bool
+    key: str
     state: State
     attempt: int = 0
     used: int = 0
-    seen: list[State] = field(default_factory=list)
+    #: Held for a credential, not for those before it.
+    waits: bool = False
+
+    @property
+    def is_parked(self) -> bool:
+        return self.state is State.HELD and not self.waits
+
+    def go(self, *states: State) -> None:
+        """Take steps that are legal, each of them."""
+        for state in states:
+            assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"
+            self.state, self.waits = state, False
 
 
 @cache
@@ -78,6 +101,15 @@ class Outbox(RuleBasedStateMachine):
             self.engine.dispose()
             remove_folder(self.folder)
 
+    def asked(self, chat: str | None, later: bool, key: str, said: str) -> NewDelivery:
+        return check(
+            to=f"telegram:{chat or 3}",
+            text=said,
+            key=key,
+            order="none" if chat is None else "strict",
+            at="2100-01-01" if later else None,
+        )
+
     def behind(self, id_: str) -> bool:
         row = self.model[id_]
         return row.chat is not None and any(
@@ -88,23 +120,35 @@ class Outbox(RuleBasedStateMachine):
     def free(self, chats: set[str | None]) -> None:
         """Let the model's next row of each chat go."""
         for chat in chats - {None}:
-            held = [r for r in self.model.values() if r.chat == chat and r.state is State.HELD]
+            held = [r for r in self.model.values() if r.chat == chat and r.is_parked]
             if held:
-                min(held, key=lambda r: r.number).state = State.QUEUED
+                min(held, key=lambda r: r.number).go(State.QUEUED)
 
     @rule(target=rows, chat=st.sampled_from(["1", "2", None]), later=st.booleans())
     def insert(self, chat: str | None, later: bool) -> str:
-        new = check(
-            to=f"telegram:{chat or 3}",
-            text="x",
-            order="none" if chat is None else "strict",
-            at="2100-01-01" if later else None,
-        )
+        number = next(self.numbers)
+        new = self.asked(chat, later, f"key-{number}", "x")
         with self.engine.begin() as connection:
             outbox.insert(connection, [new])
         state = State.SCHEDULED if later else State.QUEUED
-        self.model[new.id] = Row(next(self.numbers), chat, state)
+        self.model[new.id] = Row(number, chat, later, f"key-{number}", state)
         return new.id
+
+    @rule(id_=rows, other=st.booleans())
+    def insert_again(self, id_: str, other: bool) -> None:
+        """Its key gives the same row for the same body, in whatever state, else a conflict."""
+        row = self.model[id_]
+        again = self.asked(row.chat, row.later, row.key, "y" if other else "x")
+        conflict = False
+        try:
+            with self.engine.begin() as connection:
+                [accepted] = outbox.insert(connection, [again])
+        except KeyConflict:
+            conflict = True
+        else:
+            assert (accepted.id, accepted.created) == (id_, False)
+            assert accepted.state == row.state
+        assert conflict == other
 
     @rule(target=claims, named=st.booleans(), wanted=st.lists(rows, max_size=4))
     def claim(self, named: bool, wanted: list[str]) -> object:
@@ -118,9 +162,10 @@ class Outbox(RuleBasedStateMachine):
         for id_ in chosen:
             row = self.model[id_]
             if id_ in behind:
-                row.state = State.HELD
+                row.go(State.HELD)
             else:
-                row.state, row.attempt = State.SENDING, row.attempt + 1
+                row.go(State.SENDING)
+                row.attempt += 1
                 expected.add(id_)
         assert {c.id for c in taken.claimed} == expected
         return multiple(*[(c.id, c.attempt) for c in taken.claimed])
@@ -132,7 +177,15 @@ class Outbox(RuleBasedStateMachine):
         holds = row.state is State.SENDING and row.attempt == attempt and not stale
         cost = int(state in {State.RETRYING, State.SENT})
         settlement = Settlement(
-            id_, attempt - stale, state, PLACE, delay_ms=0, cost=cost, outcome="transient"
+            id_,
+            attempt - stale,
+            state,
+            PLACE,
+            delay_ms=0,
+            cost=cost,
+            failure=NO_CREDENTIAL if state is State.HELD else None,
+            credential_print="old" if state is State.HELD else None,
+            outcome="transient",
         )
         with self.engine.begin() as connection:
             settled = outbox.settle(connection, [settlement], owner="w")
@@ -140,7 +193,8 @@ class Outbox(RuleBasedStateMachine):
                 order.release(connection, {f"telegram@:{row.chat}"})
         assert settled == ({id_} if holds else set())
         if holds:
-            row.state, row.used = state, row.used + cost
+            row.go(state)
+            row.used, row.waits = row.used + cost, state is State.HELD
             if state in ENDS:
                 self.free({row.chat})
 
@@ -151,7 +205,7 @@ class Outbox(RuleBasedStateMachine):
             outbox.give_back(connection, [claimed])
         row = self.model[id_]
         if row.state is State.SENDING and row.attempt == attempt:
-            row.state = State.QUEUED
+            row.go(State.QUEUED)
 
     @rule()
     def lose_every_lease(self) -> None:
@@ -163,7 +217,8 @@ class Outbox(RuleBasedStateMachine):
             if row.state is State.SENDING:
                 spent = row.used + 1 >= MAX_ATTEMPTS
                 again = State.QUEUED if row.used == 0 else State.RETRYING
-                row.state, row.used = State.UNKNOWN if spent else again, row.used + 1
+                row.go(State.UNKNOWN if spent else again)
+                row.used += 1
                 if spent:
                     ended.add(row.chat)
         self.free(ended)
@@ -177,7 +232,7 @@ class Outbox(RuleBasedStateMachine):
             due.queue_due(connection)
         for other, row in self.model.items():
             if row.state is State.RETRYING or (other == id_ and row.state is State.SCHEDULED):
-                row.state = State.QUEUED
+                row.go(State.QUEUED)
 
     @rule(id_=rows)
     def pass_its_time(self, id_: str) -> None:
@@ -189,18 +244,61 @@ class Outbox(RuleBasedStateMachine):
             connection.execute(text("UPDATE delivery SET expires_ms = NULL"))
         row = self.model[id_]
         if row.state in {State.SCHEDULED, State.QUEUED, State.RETRYING, State.HELD}:
-            row.state = State.EXPIRED
+            row.go(State.EXPIRED)
             self.free({row.chat})
+
+    @rule()
+    def get_another_credential(self) -> None:
+        with self.engine.begin() as connection:
+            outbox.release_held(connection, platform="telegram", account="", credential_print="new")
+        for row in self.model.values():
+            if row.waits:
+                row.go(State.QUEUED)
+
+    @rule(wanted=st.lists(rows, max_size=3))
+    def retry_by_hand(self, wanted: list[str]) -> None:
+        with self.engine.begin() as connection:
+            again = by_hand.retry(connection, wanted)
+        allowed = {
+            id_
+            for id_ in wanted
+            if self.model[id_].state in by_hand.RETRYABLE and not self.model[id_].is_parked
+        }
+        assert {requeued.id for requeued in again} == allowed
+        for id_ in allowed:
+            self.model[id_].go(State.QUEUED)
+            self.model[id_].used = 0
+
+    @rule(wanted=st.lists(rows, max_size=3))
+    def cancel_by_hand(self, wanted: list[str]) -> None:
+        with self.engine.begin() as connection:
+            cancelled = by_hand.cancel(connection, wanted)
+        allowed = {id_ for id_ in wanted if self.model[id_].state in by_hand.CANCELLABLE}
+        assert set(cancelled) == allowed
+        for id_ in allowed:
+            self.model[id_].go(State.CANCELLED)
+        self.free({self.model[id_].chat for id_ in allowed})
+
+    @rule(id_=rows, resolution=st.sampled_from(Resolution))
+    def resolve_by_hand(self, id_: str, resolution: Resolution) -> None:
+        with self.engine.begin() as connection:
+            done = by_hand.resolve(connection, id_, resolution)
+        row = self.model[id_]
+        assert (done is None) == (row.state is not State.UNKNOWN)
+        if row.state is State.UNKNOWN:
+            row.go(RESOLVED[resolution])
+            if resolution is Resolution.RESEND:
+                row.used = 0
+            else:
+                self.free({row.chat})
 
     @rule()
     def sweep(self) -> None:
         with self.engine.begin() as connection:
             order.sweep(connection)
-        free = [
-            row for i, row in self.model.items() if row.state is State.HELD and not self.behind(i)
-        ]
+        free = [row for i, row in self.model.items() if row.is_parked and not self.behind(i)]
         for row in free:
-            row.state = State.QUEUED
+            row.go(State.QUEUED)
 
     @invariant()
     def every_row_is_where_the_model_says(self) -> None:
@@ -211,13 +309,6 @@ class Outbox(RuleBasedStateMachine):
         assert {r.id: (r.state, r.attempt) for r in found} == {
             id_: (row.state.value, row.attempt) for id_, row in self.model.items()
         }
-        for row in self.model.values():
-            before = row.seen[-1] if row.seen else None
-            if before is not None and before is not row.state:
-                # Two steps may lie in one rule: rescued and released.
-                assert before not in ENDS, (before, row.state)
-            if before is not row.state:
-                row.seen.append(row.state)
 
     @invariant()
     def no_chat_has_two_under_way(self) -> None:

@@ -1,13 +1,25 @@
 import math
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.platforms.retry_after import LONGEST_S, header_s, seconds
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture(params=["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+def zone(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
 
 
 def test_whole_seconds_are_read() -> None:
@@ -32,6 +44,24 @@ def test_an_http_date_without_a_date_header_counts_from_this_machines_clock() ->
     wait_s = header_s({"retry-after": value})
     assert wait_s is not None
     assert 50 < wait_s <= 60
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Tue, 24 Nov 2026 12:01:30 GMT",
+        "Tuesday, 24-Nov-26 12:01:30 GMT",
+        "Tue Nov 24 12:01:30 2026",
+        "Tue, 24 Nov 2026 13:01:30 +0100",
+        "Tue, 24 Nov 2026 12:01:30 -0000",
+        "Tue, 24 Nov 2026 12:01:30",
+        "24 Nov 2026 12:01:30 gmt",
+    ],
+)
+@pytest.mark.usefixtures("zone")
+def test_an_http_date_says_the_same_in_every_form_and_on_every_machine(value: str) -> None:
+    headers = {"retry-after": value, "date": format_datetime(NOW, usegmt=True)}
+    assert header_s(headers) == 90.0
 
 
 def test_an_http_date_in_the_past_is_no_wait() -> None:
@@ -71,6 +101,18 @@ def test_any_header_gives_a_sane_wait_or_none(value: str, date: str | None) -> N
     headers = {"retry-after": value} | ({} if date is None else {"date": date})
     wait_s = header_s(headers)
     assert wait_s is None or 0.0 <= wait_s <= LONGEST_S
+
+
+@given(st.binary(max_size=80), st.binary(max_size=80))
+def test_any_bytes_of_a_header_give_a_sane_wait_or_none(value: bytes, date: bytes) -> None:
+    headers = {"retry-after": value.decode("latin-1"), "date": date.decode("utf-8", "replace")}
+    wait_s = header_s(headers)
+    assert wait_s is None or 0.0 <= wait_s <= LONGEST_S
+
+
+@given(st.floats(0, LONGEST_S).map(lambda s: f"{s:.6f}"))
+def test_a_number_is_read_as_it_was_written(value: str) -> None:
+    assert seconds(value) == header_s({"retry-after": f" {value} "}) == float(value)
 
 
 @given(st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none()))

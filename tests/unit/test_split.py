@@ -10,6 +10,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.platforms import platforms
 from worker.platforms.base import utf8_bytes, utf16_units
 from worker.platforms.matrix import json_bytes
 from worker.rendering.split import split
@@ -51,6 +52,35 @@ def words(parts: list[str]) -> str:
         ("~~~\n```\nab\n~~~\nafter", 14, ["~~~\n```\nab\n~~~", "after"]),
         (" " * 30 + "x", 10, ["x"]),
         ("word\n```\n```\n\nmore", 9, ["word", "```\n```", "more"]),
+        # The whole code stays together where it can, and is not begun for nothing.
+        ("Some prose.\n```\na\n\nb\n```\nmore", 22, ["Some prose.", "```\na\n\nb\n```\nmore"]),
+        ("before it\n```py\nlong_line = 1\n```", 24, ["before it", "```py\nlong_line = 1\n```"]),
+        # Code is read by how far in it stands, also behind an empty line.
+        (
+            "```\nif a:\n\n    b = 1\n    c = 2\n```",
+            26,
+            ["```\nif a:\n\n    b = 1\n```", "```\n    c = 2\n```"],
+        ),
+        # Code in a list.
+        (
+            "    ```py\n    a = 1\n    bb = 22\n    ccc = 333\n    ```",
+            40,
+            [
+                "    ```py\n    a = 1\n    bb = 22\n    ```",
+                "    ```py\n    ccc = 333\n    ```",
+            ],
+        ),
+        # What looks like a fence in a block's lines is none.
+        ("```\n    ```\nab\n```\nafter", 22, ["```\n    ```\nab\n```", "after"]),
+        # What is no fence within its line must not become one.
+        ("words and then ``` is a fence", 16, ["words and", "then ``` is a", "fence"]),
+        ("see [a](https://e.org/ 'its title')", 33, ["see", "[a](https://e.org/ 'its title')"]),
+        ("see [![i](a.png)](https://e.org/)", 30, ["see", "[![i](a.png)](https://e.org/)"]),
+        ("see [w](https://e.org/a_(b))", 25, ["see", "[w](https://e.org/a_(b))"]),
+        ("write to MAILTO:bob@example.org", 30, ["write to", "MAILTO:bob@example.org"]),
+        # A message of what nobody sees is refused by some platforms.
+        ("abcdefghij\n\n\u200b", 10, ["abcdefghi", "j\n\n\u200b"]),
+        ("今日は。元気ですか。", 6, ["今日は。", "元気ですか。"]),
     ],
 )
 def test_a_text_is_cut_where_a_reader_would(text: str, limit: int, parts: list[str]) -> None:
@@ -79,19 +109,47 @@ def test_a_link_over_the_limit_is_cut_all_the_same() -> None:
     assert "".join(split(link, limit=40, measure=len)) == link
 
 
-@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
-def test_a_hundred_thousand_characters_are_cut_in_no_time(measure: Callable[[str], int]) -> None:
-    texts = (
-        "The quick brown fox. " * 4_762,
-        "`a` " * 25_000,
-        "x" * 100_000,
-        "```\n" + "y\n" * 49_998,
+@pytest.mark.parametrize("name", [n for n, p in platforms().items() if p.capability.splits])
+def test_every_platform_gets_parts_that_it_takes(name: str) -> None:
+    limit, measure = platforms()[name].capability.max_length, platforms()[name].capability.measure
+    text = f"{FAMILY} <b>Hüte & Schirme</b> \U0001d11e\x01 https://example.org/?a=1&b=2.\n" * (
+        limit // 20
     )
-    for text in texts:
-        begun = time.perf_counter()
-        parts = split(text, limit=2_000, measure=measure)
-        assert time.perf_counter() - begun < 10
-        assert len(parts) < 110
+    parts = split(text, limit=limit, measure=measure)
+    assert len(parts) > 1
+    assert all(limit / 2 < measure(part) <= limit for part in parts[:-1])
+    assert words(parts) == words([text])
+
+
+#: Each was slow once, or would be with a careless pattern.
+LONG = {
+    "prose": "The quick brown fox. " * 4_762,
+    "code spans": "`a` " * 25_000,
+    "one word": "x" * 100_000,
+    "one block": "```\n" + "y\n" * 49_998,
+    "blocks": "```\na\n```\n" * 9_000,
+    "fences": "```a\n" * 20_000,
+    "brackets": "[" * 100_000,
+    "half links": "[a](" * 25_000,
+    "backticks": "`a``b" * 20_000,
+    "space": "x" + " " * 99_000 + "y" * 3_000,
+    "line ends": "x" + "\r\n" * 49_000 + "y" * 3_000,
+    "empty lines in a block": "```\nx" + "\n" * 99_000 + "y\n```",
+    "flags": "🇩🇪" * 50_000,
+    "one grapheme": "e" + "\u0301" * 100_000,
+    "one link": "https://example.org/" + "a" * 100_000,
+    "links": "[l](https://example.org/x)" * 4_000,
+    "unseen": "\u200b" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_hundred_thousand_characters_are_cut_in_no_time(kind: str) -> None:
+    for measure in MEASURES.values():
+        begun = time.process_time()
+        parts = split(LONG[kind], limit=2_000, measure=measure)
+        assert time.process_time() - begun < 3
+        assert all(measure(part) <= 2_000 for part in parts)
 
 
 PIECES = st.sampled_from(

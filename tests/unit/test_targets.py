@@ -112,6 +112,7 @@ accounts = st.just("") | st.from_regex(r"[A-Za-z0-9_-]{1,12}", fullmatch=True)
 visible = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
 labels = st.text(visible, min_size=1, max_size=60)
 telegram_chats = st.integers(1, 10**15).flatmap(lambda n: st.sampled_from([str(n), str(-n)]))
+snowflakes = st.integers(10**16, 2**63 - 1).map(str)
 targets = st.one_of(
     st.builds(Target, st.just("user"), labels),
     st.builds(Target, st.just("console"), labels, accounts),
@@ -129,7 +130,32 @@ targets = st.one_of(
         accounts,
         st.none() | labels.map("${}".format),
     ),
+    st.builds(
+        Target,
+        st.just("discord"),
+        snowflakes,
+        accounts,
+        st.none() | snowflakes,
+    ),
+    st.builds(
+        Target,
+        st.just("slack"),
+        st.from_regex(r"[CDGUW][A-Z0-9]{8,10}", fullmatch=True),
+        accounts,
+        st.none() | st.from_regex(r"[0-9]{10}\.[0-9]{6}", fullmatch=True),
+    ),
+    st.builds(
+        Target,
+        st.just("webhook"),
+        st.from_regex(
+            r"https?://[a-z]{1,9}\.example(:[1-9][0-9]{0,3})?(/[a-z:@]{0,9}){0,3}(\?[a-z=:&]{0,9})?",
+            fullmatch=True,
+        ),
+        accounts,
+    ),
 )
+ODD = st.sampled_from([*"#:@ \n/$!", "\u2028", "\u0661", "\x00"])
+PLATFORMS = ("telegram", "telegram@a", "discord", "slack", "matrix", "webhook", "console", "user")
 
 
 @given(targets)
@@ -137,7 +163,18 @@ def test_every_target_survives_being_written_and_read(target: Target) -> None:
     assert parse_target(str(target)) == target
 
 
-@given(st.text(max_size=60) | st.builds("{}:{}".format, st.text(max_size=10), st.text(max_size=40)))
+@given(
+    st.text(max_size=60)
+    | st.builds(
+        "{}:{}".format, st.text(max_size=10) | st.sampled_from(PLATFORMS), st.text(max_size=40)
+    )
+    # Over the letters of which targets are made, so that many are nearly right.
+    | st.builds(
+        "{}:{}".format, st.sampled_from(PLATFORMS), st.text("1-@#:!$.aC/ht ps\n", max_size=24)
+    )
+    # As it was written by hand: right but for one character.
+    | st.builds(lambda t, at, c: f"{str(t)[:at]}{c}{str(t)[at:]}", targets, st.integers(0, 40), ODD)
+)
 def test_any_text_is_a_target_or_refused_in_one_line(text: str) -> None:
     said = ""
     try:

@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 #: Seconds; the longest wait that is believed. Flood bans of hours are real, a wait of
@@ -30,9 +31,11 @@ def seconds(value: object) -> float | None:
 
 
 def http_date_s(value: str) -> float | None:
-    """Read an HTTP date as Unix seconds."""
+    """Read an HTTP date, in any of its three forms, as Unix seconds."""
     try:
-        return parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        # An HTTP date without a zone is UTC; Python would take it for this machine's time.
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 

@@ -2,15 +2,17 @@
 
 Pure and deterministic: a delivery goes on with part 3 after a crash, so the same text has the
 same parts always. A cut goes where a reader would make it, never into a grapheme, a link or
-the lines of a code fence; a block that is cut is closed and opened again.
+the lines of a code fence; a block that is cut is closed and opened again. The time it takes
+grows with the text and no faster, whatever is in it: anybody may have written it.
 """
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
-import regex
+from worker.rendering.fences import Block, blocks, marks
+from worker.rendering.graphemes import first_seen, grapheme_ends
+from worker.rendering.whole import Span, Whole, code_spans, links
 
 Measure = Callable[[str], int]
 
@@ -18,32 +20,24 @@ Measure = Callable[[str], int]
 _SHORTEST = 0.5
 #: A fence's info string is repeated only when it leaves most of a part to the code.
 _LONGEST_OPENING = 0.25
+#: More white space than this share of a part is not carried into the next.
+_LONGEST_SPACE = 0.25
 
-_GRAPHEME = regex.compile(r"\X")
-_FENCE = re.compile(r"^ {0,3}(?P<mark>`{3,}|~{3,})(?P<info>[^\n]*)$", re.MULTILINE)
-#: What is no link any more when it is cut: Markdown's with its label, and bare ones.
-#: Bounded, so that a text of nothing but brackets costs no more than another.
-_LINK = re.compile(
-    r"!?\[[^\[\]\n]{0,300}\]\([^()\s]{0,2000}\)|<?(?:https?://|mailto:)[^\s<>]{1,4000}>?"
+_SPACE = re.compile(r"\s+")
+_BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
+_PARAGRAPH = re.compile(r"\n(?:[^\S\n]*\n)+")
+_LINE = re.compile(r"\n")
+_SENTENCE = re.compile(r"[.!?…][\"')\]»”]*\s+|[。！？]")  # noqa: RUF001 - Chinese and Japanese
+#: Where a reader would cut, the best first, and whether a code block must be whole for it;
+#: the cut is at the end of the match.
+_BREAKS = (
+    (_PARAGRAPH, True),
+    (_LINE, True),
+    (_PARAGRAPH, False),
+    (_LINE, False),
+    (_SENTENCE, False),
+    (_SPACE, False),
 )
-_CODE_SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)[^`\n]{1,1000}\1(?!`)")
-#: Where a reader would cut, the best first; the cut is at the end of the match.
-_BREAKS = tuple(
-    re.compile(pattern)
-    for pattern in (r"\n[^\S\n]*\n\s*", r"\r?\n", r"[.!?…][\"')\]»”]*\s+", r"\s+")
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A fenced code block: its opening line, its lines, its closing line."""
-
-    start: int
-    inside: int
-    closing: int
-    end: int
-    opening: str
-    mark: str
 
 
 def split(text: str, *, limit: int, measure: Measure) -> list[str]:
@@ -76,23 +70,27 @@ class _Text:
         self.text = text
         self._limit = limit
         self._measure = measure
-        self._blocks = list(_blocks(text))
+        found = list(blocks(text))
+        # Where the fences alone would fill a part, code is cut like any other text.
+        self._blocks = [b for b in found if measure(f"{b.mark}\n{b.mark}") <= limit // 2]
         self._starts = [block.start for block in self._blocks]
-        whole = (span for span in self._uncuttable() if measure(text[slice(*span)]) <= limit)
-        self._whole = _merged(whole)
-        self._whole_starts = [start for start, _ in self._whole]
+        whole_links = [span for span in links(text) if self._can_be_whole(span)]
+        other = [span for span in self._uncuttable(found) if self._can_be_whole(span)]
+        self._whole, self._links = Whole(whole_links + other), Whole(whole_links)
+        self._last_seen = len(text) - 1 - first_seen(text[::-1])
 
-    def _uncuttable(self) -> Iterator[tuple[int, int]]:
-        for pattern in (_LINK, _CODE_SPAN):
-            yield from (match.span() for match in pattern.finditer(self.text))
+    def _can_be_whole(self, span: Span) -> bool:
+        return self._measure(self.text[slice(*span)]) <= self._limit
+
+    def _uncuttable(self, found: Iterable[Block]) -> Iterator[Span]:
+        """Give what beside links is not cut where that can be avoided."""
+        yield from code_spans(self.text)
+        yield from marks(self.text)
+        yield from ((b.start, b.end) for b in found if self._block(b.inside) is not b)
         for block in self._blocks:
-            if block.inside >= block.closing:
-                # A block without lines.
-                yield block.start, block.end
-                continue
-            # From before an opening line into its first line, and around a closing one.
-            yield block.start, block.inside
-            yield block.closing - 1, block.end
+            # From before an opening line into what it opens, and around a closing one.
+            yield block.start, min(first_seen(self.text, block.inside) + 1, block.end)
+            yield max(block.inside, block.closing - 1), block.end
 
     def part(self, start: int, end: int) -> str:
         """Give a part as it is sent, with the fences that it needs."""
@@ -104,11 +102,11 @@ class _Text:
             body = body.rstrip()
         return body if last is None else f"{body}\n{last.mark}"
 
-    def _opening(self, block: _Block) -> str:
+    def _opening(self, block: Block) -> str:
         short = self._measure(block.opening) <= self._limit * _LONGEST_OPENING
         return block.opening if short else block.mark
 
-    def _block(self, at: int) -> _Block | None:
+    def _block(self, at: int) -> Block | None:
         """Give the block whose lines a cut at `at` would part."""
         index = bisect_right(self._starts, at) - 1
         if index < 0:
@@ -121,35 +119,41 @@ class _Text:
         farthest = self._farthest(start)
         if farthest == len(self.text):
             return farthest
-        ends = [match.end() for match in _GRAPHEME.finditer(self.text, start, farthest + 1)]
-        # The last one may go on behind what was looked at.
-        ends = [end for end in ends if end <= farthest]
-        allowed = {end for end in ends if not self._is_inside(end)}
-        earliest = start + int((farthest - start) * _SHORTEST)
-        for pattern in _BREAKS:
-            found = [
-                match.end()
-                for match in pattern.finditer(self.text, start, farthest)
-                if match.end() >= earliest and match.end() in allowed
-            ]
-            if end := self._last_that_fits(start, found):
+        latest = farthest
+        if start < self._last_seen < farthest and self.text[farthest:].strip():
+            # The rest has nothing that a person sees, and platforms refuse such a message.
+            latest = self._last_seen
+        earliest = first_seen(self.text, start) + 1
+        middle = max(earliest, start + int((latest - start) * _SHORTEST))
+        graphemes = grapheme_ends(self.text, start, latest)
+        for pattern, whole_blocks in _BREAKS:
+            found = [match.end() for match in pattern.finditer(self.text, middle - 1, latest)]
+            allowed = (
+                end
+                for end in reversed(found)
+                if end >= middle
+                and end in graphemes
+                and not self._whole.has_inside(end)
+                and not (whole_blocks and self._block(end))
+            )
+            if end := self._first_that_fits(start, allowed):
                 return end
-        for candidates in (sorted(allowed), ends):
-            if end := self._last_that_fits(start, candidates):
+        ends = [end for end in graphemes if end >= earliest]
+        for whole in (self._whole, self._links, Whole(())):
+            outside = (end for end in reversed(ends) if not whole.has_inside(end))
+            if end := self._first_that_fits(start, outside):
                 return end
         # One grapheme is over the limit: only code points are left to cut between.
         return max(start + 1, farthest)
 
-    def _last_that_fits(self, start: int, ends: list[int]) -> int | None:
-        fits = (e for e in reversed(ends) if self._measure(self.part(start, e)) <= self._limit)
-        return next((end for end in fits if self.text[start:end].strip()), None)
+    def _first_that_fits(self, start: int, ends: Iterable[int]) -> int | None:
+        return next((end for end in ends if self._fits(start, end)), None)
 
     def _farthest(self, start: int) -> int:
         """Give the farthest end that the limit allows."""
-        step = max(1, self._limit)
-        low, high = start, min(start + step, len(self.text))
+        low, high = start, min(start + max(1, self._limit), len(self.text))
         while high < len(self.text) and self._fits(start, high):
-            low, high = high, min(high + step, len(self.text))
+            low, high = high, min(2 * high - start, len(self.text))
         if self._fits(start, high):
             return high
         while low + 1 < high:
@@ -160,44 +164,19 @@ class _Text:
     def _fits(self, start: int, end: int) -> bool:
         return self._measure(self.part(start, end)) <= self._limit
 
-    def _is_inside(self, at: int) -> bool:
-        """Tell whether a cut would part what belongs together."""
-        index = bisect_left(self._whole_starts, at) - 1
-        return index >= 0 and self._whole[index][1] > at
-
     def after(self, cut: int) -> int:
         """Give where the next part begins: past the white space of the cut."""
-        if self._block(cut) is not None:
-            return cut
-        rest = re.compile(r"(?:[^\S\n]*\n)+").match(self.text, cut)
-        return cut if rest is None else rest.end()
+        space = _past(_SPACE, self.text, cut)
+        block = self._block(cut)
+        if block is not None and space >= block.closing:
+            # Nothing is left of what the part has closed.
+            return self.after(block.end)
+        if self._measure(self.text[cut:space]) > self._limit * _LONGEST_SPACE:
+            return space
+        # What a line begins with is more than white space: a list or code is read by it.
+        return _past(_BLANK_LINES, self.text, cut)
 
 
-def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join the spans that overlap, such as a link in a code span."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
-def _blocks(text: str) -> Iterator[_Block]:
-    """Find the fenced code blocks; one that is never closed goes on to the end."""
-    opened: re.Match[str] | None = None
-    for line in _FENCE.finditer(text):
-        mark, info = line["mark"], line["info"].strip()
-        if opened is None:
-            if not (mark[0] == "`" and "`" in info):
-                opened = line
-        elif mark[0] == opened["mark"][0] and len(mark) >= len(opened["mark"]) and not info:
-            yield _block(opened, line.start(), line.end())
-            opened = None
-    if opened is not None:
-        yield _block(opened, len(text), len(text))
-
-
-def _block(opened: re.Match[str], closing: int, end: int) -> _Block:
-    return _Block(opened.start(), opened.end() + 1, closing, end, opened[0].strip(), opened["mark"])
+def _past(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return at if found is None else found.end()
