@@ -10,6 +10,7 @@ from scheduler.deliveries import find
 from scheduler.explain import explain_stored
 from scheduler.order_sweep import sweep_order
 from scheduler.relay import relay
+from tests.waiting import wait_until
 from tests.workers import DATABASES, Site, running_site
 from worker import due, outbox
 from worker.database import engine as open_engine
@@ -245,5 +246,6 @@ def test_hold_is_noted_before_the_request_leaves(site: Site) -> None:
     site.sandbox.fault("telegram", "44", "slow", times=1, seconds=2)
     id_ = site.enqueue("telegram:44", "at most once", policy="hold")
     site.reaches(id_, "sending")
-    assert site.delivery(id_).doubt_ms is not None
+    wait_until(lambda: site.delivery(id_).doubt_ms is not None, 1.5, "the note")
+    assert site.delivery(id_).state == "sending"
     assert site.reaches(id_, "sent").doubt_ms is None
