@@ -224,12 +224,24 @@ def test_a_lease_that_ran_out_is_taken_up_by_what_the_platform_can(
     target, policy, used = asked
     put(database, target, policy=policy)
     held = claim(database)[0]
-    change(database, held.id, f"lease_until_ms = 1, attempts_used = {used}")
+    # It has been tried for longer than the least age of a dead letter.
+    change(database, held.id, f"lease_until_ms = 1, begun_ms = 1, attempts_used = {used}")
     relay.relay(database)
     stored = row(database, held.id)
     assert (stored.state, bool(stored.maybe_duplicate)) == ends
     assert stored.attempts_used == used + 1
     assert [a.outcome for a in attempts(database, held.id)] == ["ambiguous"]
+
+
+def test_an_outage_and_a_dead_worker_together_give_nothing_up_before_its_time(
+    database, monkeypatch
+):
+    monkeypatch.setattr(relay, "publish", lambda _, rows: len(rows))
+    put(database, "discord:5")
+    held = claim(database)[0]
+    change(database, held.id, "lease_until_ms = 1, attempts_used = 6")
+    relay.relay(database)
+    assert row(database, held.id).state == "retrying"
 
 
 def test_what_the_broker_did_not_take_is_published_by_the_next_pass(database, monkeypatch):
