@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from worker.database import NOW_MS
 from worker.lanes import Lane
-from worker.order import WAITS, release
+from worker.order import WAITS, queue, release
 from worker.states import State, sources
 
 #: From where a person may have a delivery tried again.
@@ -59,16 +59,19 @@ def can_be_retried(dialect: str) -> str:
 def retry(connection: Connection, ids: Sequence[str]) -> list[Requeued]:
     """Queue deliveries again, with all their attempts before them, where `can_be_retried`.
 
-    A chat that is noted as dead may be tried at once. What was `unknown` is sent again in
-    doubt, as its platform allows.
+    What had ended comes after what its chat has in line by now. A chat that is noted as dead
+    may be tried at once. What was `unknown` is sent again in doubt, as its platform allows.
     """
     dialect = connection.dialect.name
     rows = connection.execute(
         text(
-            "UPDATE delivery SET state = 'queued', attempts_used = 0, begun_ms = NULL, "
-            "published_ms = 0, ended_ms = NULL, error_kind = NULL, error_text = NULL "
-            f"WHERE id IN {_IDS[dialect]} AND {can_be_retried(dialect)} "
-            "RETURNING id, lane, platform, account, chat_id"
+            queue(
+                dialect,
+                f"id IN {_IDS[dialect]} AND {can_be_retried(dialect)}",
+                changes="attempts_used = 0, begun_ms = NULL, published_ms = 0, "
+                "ended_ms = NULL, error_kind = NULL, error_text = NULL",
+                returning="id, lane, platform, account, chat_id",
+            )
         ),
         {"ids": orjson.dumps(list(ids)).decode()},
     ).all()

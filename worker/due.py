@@ -7,13 +7,14 @@ Part of the outbox: writes the state by `worker.states`. Cheap when nothing is t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from worker.backoff import MAX_ATTEMPTS, SCHEDULE_S
 from worker.database import NOW_MS
 from worker.lanes import Lane
-from worker.order import release
+from worker.order import queue, release
 
 #: Milliseconds after which a published row that did not move may be published again.
 STALE_MS = 5_000
@@ -84,16 +85,26 @@ def expire(connection: Connection) -> int:
 
 def queue_due(connection: Connection) -> list[ToPublish]:
     """Queue what is due; give it for publishing."""
-    return _queued(
-        connection,
-        "state IN ('scheduled', 'retrying') AND due_ms <= {now} ORDER BY due_ms",
-        "state = 'queued'",
+    return _in_turn(connection.execute(_queue_due(connection.dialect.name)).all())
+
+
+@cache
+def _queue_due(dialect: str) -> TextClause:
+    now = NOW_MS[dialect]
+    return text(
+        queue(
+            dialect,
+            f"state IN ('scheduled', 'retrying') AND due_ms <= {now}",
+            limit=f"LIMIT {BATCH}",
+            changes=f"published_ms = {now}",
+            returning="id, lane",
+        )
     )
 
 
 def queue_unpublished(connection: Connection) -> list[ToPublish]:
     """Give what is queued and was not published, because the broker was away."""
-    return _queued(connection, "state = 'queued' AND published_ms = 0 ORDER BY id", "")
+    return _published(connection, "published_ms = 0 ORDER BY id")
 
 
 def stale_before(connection: Connection) -> int | None:
@@ -109,25 +120,26 @@ def stale_before(connection: Connection) -> int | None:
 
 def queue_stale(connection: Connection, lane: Lane, before_ms: int) -> list[ToPublish]:
     """Give a lane's rows that were published before a time and did not move."""
-    return _queued(
+    return _published(
         connection,
-        f"state = 'queued' AND lane = '{lane.value}' AND published_ms <= {int(before_ms)} "
-        "ORDER BY published_ms",
-        "",
+        f"lane = '{lane.value}' AND published_ms <= {int(before_ms)} ORDER BY published_ms",
     )
 
 
-def _queued(connection: Connection, which: str, change: str) -> list[ToPublish]:
+def _published(connection: Connection, which: str) -> list[ToPublish]:
     dialect = connection.dialect.name
-    now = NOW_MS[dialect]
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
     rows = connection.execute(
         text(
-            f"UPDATE delivery SET {change}{',' if change else ''} published_ms = {now} "
-            f"WHERE id IN (SELECT id FROM delivery WHERE {which.format(now=now)} "
+            f"UPDATE delivery SET published_ms = {NOW_MS[dialect]} WHERE id IN "
+            f"(SELECT id FROM delivery WHERE state = 'queued' AND {which} "
             f"LIMIT {BATCH} {lock}) RETURNING id, lane"
         )
     ).all()
+    return _in_turn(rows)
+
+
+def _in_turn(rows: Sequence[Row[Any]]) -> list[ToPublish]:
     return sorted((ToPublish(row.id, Lane(row.lane)) for row in rows), key=lambda p: p.id)
 
 

@@ -4,7 +4,7 @@ Called by the pipeline on its database thread with a chunk at a time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from sqlalchemy import Engine, text
@@ -73,17 +73,21 @@ def resolve(
     engine: Engine,
     resolver: IdentityResolverProtocol,
     print_of: Callable[[str, str], str],
+    read_s: float = 0.0,
 ) -> list[Resolved]:
     """Give each claim its place; a resolver that fails leaves the unified user open.
 
     Args:
         print_of: Gives the fingerprint of a bot's credential by platform and account; `""`
             for none.
+        read_s: When the notes about the places were read.
     """
     direct = [c for c in claims if c.platform is not None and not c.target.startswith(f"{USER}:")]
     users = dict(zip((c.id for c in direct), _unified_users(direct, resolver), strict=True))
     return [
-        _direct(c, users[c.id]) if c.id in users else _person(c, engine, resolver, print_of)
+        _direct(c, users[c.id], read_s)
+        if c.id in users
+        else replace(_person(c, engine, resolver, print_of), read_s=read_s)
         for c in claims
     ]
 
@@ -98,9 +102,9 @@ def _context(place: Place, user_id: str) -> SessionContext:
     )
 
 
-def _direct(claim: Claimed, unified_user: str | None) -> Resolved:
+def _direct(claim: Claimed, unified_user: str | None, read_s: float) -> Resolved:
     place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, unified_user)
-    return Resolved(claim, place, _context(place, claim.chat_id or ""))
+    return Resolved(claim, place, _context(place, claim.chat_id or ""), read_s=read_s)
 
 
 def _unified_users(

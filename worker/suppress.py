@@ -4,7 +4,7 @@
 by it; `learn` notes what the next settle shows. Called by `worker.turn`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -37,12 +37,15 @@ def place_of(claim: Claimed) -> Place:
 
 
 def look_up(
-    connection: Connection, places: Mapping[str, Place], print_of: PrintOf
+    connection: Connection, places: Iterable[tuple[str, Place]], print_of: PrintOf
 ) -> dict[str, Standing]:
     """Give what is noted of places, by delivery id; of most of them nothing.
 
     Only the one delivery that may try a dead chat now finds its note `due`.
     """
+    # Mostly nothing is noted at all, and asking for each place would cost a turn a tenth.
+    if not dead.is_any_noted(connection):
+        return {}
     known = platforms()
     asked = {
         id_: dead.Place(
@@ -52,7 +55,7 @@ def look_up(
             place.thread_id or "",
             print_of(place.platform, place.account),
         )
-        for id_, place in places.items()
+        for id_, place in places
         if place.platform is not None and place.platform in known and place.chat_id
     }
     noted = dead.look_up(connection, asked.values())

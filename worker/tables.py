@@ -110,7 +110,7 @@ class DeliveryRow(SQLModel, table=True):
     #: Deliveries of one key leave one after the other, in the order of `seq`; without a key
     #: in any order.
     order_key: str | None = None
-    #: The order in which rows were stored: a sequence, or on SQLite made of the last rowid.
+    #: The place in the order: from a sequence, or on SQLite made of the last rowid.
     seq: int | None = _ms()
     #: What to do when nobody can know whether it was sent: `resend` or `hold`.
     policy: str = "resend"

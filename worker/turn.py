@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -94,12 +94,13 @@ class Turns:
             engine=self._engine,
             resolver=self._resolver,
             print_of=self._print_of,
+            read_s=read_s,
         )
         noted |= self._noted_of_routes(resolved)
-        resolved = [
-            suppress.follow(replace(each, read_s=read_s), noted.get(each.claim.id), self._print_of)
-            for each in resolved
-        ]
+        if noted:
+            resolved = [
+                suppress.follow(each, noted.get(each.claim.id), self._print_of) for each in resolved
+            ]
         return Got(resolved, more=taken.touched >= min(wanted.limit, MANY))
 
     def _commit(
@@ -116,12 +117,12 @@ class Turns:
                 limit=wanted.limit,
                 ids=ids,
             )
-            places = {claim.id: suppress.place_of(claim) for claim in taken.claimed}
+            places = ((claim.id, suppress.place_of(claim)) for claim in taken.claimed)
             return taken, suppress.look_up(connection, places, self._print_of)
 
     def _noted_of_routes(self, resolved: Sequence[Resolved]) -> dict[str, Standing]:
         """Give what is noted of the places that were only now chosen for people."""
-        places = {each.claim.id: each.place for each in resolved if each.opens is not None}
+        places = [(each.claim.id, each.place) for each in resolved if each.opens is not None]
         if not places:
             return {}
         with self._transaction() as connection:

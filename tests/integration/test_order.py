@@ -12,7 +12,7 @@ from scheduler.order_sweep import sweep_order
 from scheduler.relay import relay
 from tests.waiting import wait_until
 from tests.workers import DATABASES, Site, running_site
-from worker import due, outbox
+from worker import by_hand, due, outbox
 from worker.database import engine as open_engine
 from worker.database import migrate
 from worker.intake import check
@@ -100,6 +100,44 @@ def test_what_is_due_later_holds_nobody(engine: Engine) -> None:
     later, now = put(engine, "telegram:5", at="2100-01-01") + put(engine, "telegram:5")
     assert [c.id for c in claim(engine)] == [now]
     assert states(engine, [later]) == ["scheduled"]
+
+
+def make_due(engine: Engine, ids: list[str]) -> list[str]:
+    with engine.begin() as connection:
+        for id_ in ids:
+            connection.execute(text("UPDATE delivery SET due_ms = 1 WHERE id = :id"), {"id": id_})
+        return [row.id for row in due.queue_due(connection)]
+
+
+def test_what_becomes_due_comes_after_what_is_under_way(engine: Engine) -> None:
+    """Also when it was stored first, and also when the one under way has to be tried again."""
+    soon, sooner = put(engine, "telegram:5", "telegram:5", at="2100-01-01")
+    [now] = put(engine, "telegram:5")
+    [head] = claim(engine)
+    assert make_due(engine, [soon, sooner]) == [soon, sooner]
+    assert claim(engine) == []
+    settle(engine, head, State.RETRYING)
+    assert make_due(engine, [now]) == [now]
+    [later] = put(engine, "telegram:5")
+    for expected in (now, soon, sooner, later):
+        [head] = claim(engine)
+        assert head.id == expected
+        settle(engine, head, State.SENT)
+        release(engine, head.order_key)
+
+
+def test_what_a_person_has_tried_again_comes_after_what_is_under_way(engine: Engine) -> None:
+    failed, other = put(engine, "telegram:5", "telegram:5")
+    [head] = claim(engine)
+    settle(engine, head, State.FAILED)
+    release(engine, head.order_key)
+    [head] = claim(engine)
+    with engine.begin() as connection:
+        assert [r.id for r in by_hand.retry(connection, [failed])] == [failed]
+    assert claim(engine) == []
+    assert states(engine, [failed, other]) == ["held", "sending"]
+    settle(engine, head, State.SENT)
+    assert release(engine, head.order_key) == [failed]
 
 
 def test_without_order_all_go_at_once(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """The outbox against a model: whatever order things happen in, each row is where it should be."""
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -124,6 +125,14 @@ class Outbox(RuleBasedStateMachine):
             if held:
                 min(held, key=lambda r: r.number).go(State.QUEUED)
 
+    def line_up(self, ids: Iterable[str]) -> None:
+        """Queue again: what had ended comes last."""
+        for row in sorted((self.model[id_] for id_ in ids), key=lambda r: (r.later, r.number)):
+            if row.state in ENDS:
+                row.number = next(self.numbers)
+            row.go(State.QUEUED)
+            row.used = 0
+
     @rule(target=rows, chat=st.sampled_from(["1", "2", None]), later=st.booleans())
     def insert(self, chat: str | None, later: bool) -> str:
         number = next(self.numbers)
@@ -231,8 +240,11 @@ class Outbox(RuleBasedStateMachine):
             connection.execute(text("UPDATE delivery SET due_ms = 1 WHERE state = 'retrying'"))
             due.queue_due(connection)
         for other, row in self.model.items():
-            if row.state is State.RETRYING or (other == id_ and row.state is State.SCHEDULED):
+            if row.state is State.RETRYING:
                 row.go(State.QUEUED)
+            elif other == id_ and row.state is State.SCHEDULED:
+                row.go(State.QUEUED)
+                row.number = next(self.numbers)
 
     @rule(id_=rows)
     def pass_its_time(self, id_: str) -> None:
@@ -265,9 +277,7 @@ class Outbox(RuleBasedStateMachine):
             if self.model[id_].state in by_hand.RETRYABLE and not self.model[id_].is_parked
         }
         assert {requeued.id for requeued in again} == allowed
-        for id_ in allowed:
-            self.model[id_].go(State.QUEUED)
-            self.model[id_].used = 0
+        self.line_up(allowed)
 
     @rule(wanted=st.lists(rows, max_size=3))
     def cancel_by_hand(self, wanted: list[str]) -> None:
@@ -286,10 +296,10 @@ class Outbox(RuleBasedStateMachine):
         row = self.model[id_]
         assert (done is None) == (row.state is not State.UNKNOWN)
         if row.state is State.UNKNOWN:
-            row.go(RESOLVED[resolution])
             if resolution is Resolution.RESEND:
-                row.used = 0
+                self.line_up([id_])
             else:
+                row.go(RESOLVED[resolution])
                 self.free({row.chat})
 
     @rule()

@@ -9,7 +9,7 @@ follows for them is decided in `worker.suppress`.
 from worker.dead.keys import Dead, Place
 from worker.dead.note import PROBE_EVERY_MS, Tried, note
 from worker.dead.probe import delay_probes, forget, revive, take_probes
-from worker.dead.standing import Note, Standing, look_up
+from worker.dead.standing import Note, Standing, is_any_noted, look_up
 
 __all__ = [
     "PROBE_EVERY_MS",
@@ -20,6 +20,7 @@ __all__ = [
     "Tried",
     "delay_probes",
     "forget",
+    "is_any_noted",
     "look_up",
     "note",
     "revive",

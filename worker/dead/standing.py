@@ -51,11 +51,15 @@ class Standing:
         return self.gone is None and self.refused is None
 
 
+def is_any_noted(connection: Connection) -> bool:
+    """Tell whether anything is noted of any place."""
+    return bool(connection.execute(_ANY).scalar())
+
+
 def look_up(connection: Connection, places: Iterable[Place]) -> dict[Place, Standing]:
     """Give what is noted of these places; of most of them nothing."""
     asked = list(dict.fromkeys(places))
-    # Mostly nothing is noted at all, and asking for each place would cost a turn a tenth.
-    if not asked or not connection.execute(_ANY).scalar():
+    if not asked:
         return {}
     rows = packed({"n": n, **place._asdict()} for n, place in enumerate(asked))
     standings: dict[Place, Standing] = {}

@@ -15,6 +15,7 @@ from worker.errors import KeyConflict
 from worker.intake import NewDelivery
 from worker.json_rows import rows_from_json
 from worker.lanes import Lane
+from worker.order import SEQ_OF_NEW
 from worker.states import State
 
 _INSERT = {
@@ -37,12 +38,6 @@ _INSERT = {
     "at_ms": "bigint",
     "expires_ms": "bigint",
     "n": "integer",
-}
-#: A place in the order for each row. SQLite has no sequences, and one writer at a time: the
-#: last rowid makes one, with room for the rows of one statement.
-_SEQ = {
-    "sqlite": "(SELECT COALESCE(max(rowid), 0) FROM delivery) * 1000000 + n",
-    "postgresql": "nextval('delivery_seq')",
 }
 
 
@@ -127,7 +122,7 @@ def _insert_statement(dialect: str) -> TextClause:
             text, metadata, reply_to, silent, source, lane, policy, order_key, seq, state, due_ms,
             expires_ms, created_ms, attempt, attempts_used, published_ms, maybe_duplicate)
         SELECT id, key, body_hash, target, platform, account, chat_id, thread_id, text, metadata,
-            reply_to, silent, source, lane, policy, order_key, {_SEQ[dialect]},
+            reply_to, silent, source, lane, policy, order_key, {SEQ_OF_NEW[dialect]},
             CASE WHEN at_ms > {now} THEN 'scheduled' ELSE 'queued' END,
             COALESCE(at_ms, {now}), expires_ms, {now}, 0, 0, {now}, false
         FROM ({rows_from_json(dialect, _INSERT)}) AS r WHERE true ORDER BY n

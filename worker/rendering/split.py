@@ -9,6 +9,7 @@ grows with the text and no faster, whatever is in it: anybody may have written i
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 from worker.rendering.fences import Block, blocks, marks
 from worker.rendering.graphemes import first_seen, grapheme_ends
@@ -52,7 +53,13 @@ def split(text: str, *, limit: int, measure: Measure) -> list[str]:
     """
     if measure(text) <= limit:
         return [text]
-    return [part for part in _parts(_Text(text, limit, measure)) if part.strip()]
+    return list(_parts_of_long(text, limit, measure))
+
+
+@lru_cache(maxsize=8)
+def _parts_of_long(text: str, limit: int, measure: Measure) -> tuple[str, ...]:
+    """Split a text that is too long; kept, because each of its parts is sent from the whole."""
+    return tuple(part for part in _parts(_Text(text, limit, measure)) if part.strip())
 
 
 def _parts(text: "_Text") -> Iterator[str]:
