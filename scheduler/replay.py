@@ -14,8 +14,10 @@ from scheduler.publish import publish
 from worker import by_hand
 from worker.by_hand import RETRYABLE, Resolution
 from worker.database import now_ms, reading
+from worker.doubt import Way, choose
 from worker.errors import Refused
 from worker.order import WAITS
+from worker.platforms import platforms
 from worker.states import State
 from worker.tables import DeliveryRow
 
@@ -50,10 +52,19 @@ def named(engine: Engine, ids: Sequence[str]) -> list[str]:
     with reading(engine) as connection:
         now = now_ms(connection)
     for row in rows:
-        why = _why_not(row, now)
-        if why is not None:
-            raise Refused(f"delivery {row.id} {why}")
+        _refuse(row, _why_not(row, now))
+        if row.state == State.UNKNOWN and _is_for_a_person(row, now):
+            _refuse(
+                row,
+                "may have arrived and must not be sent twice: say what happened, mirrorpost "
+                f"deliveries resolve {row.id} sent|resend|drop",
+            )
     return [row.id for row in rows]
+
+
+def _refuse(row: DeliveryRow, why: str | None) -> None:
+    if why is not None:
+        raise Refused(f"delivery {row.id} {why}")
 
 
 def _why_not(row: DeliveryRow, now: int) -> str | None:
@@ -67,6 +78,13 @@ def _why_not(row: DeliveryRow, now: int) -> str | None:
     if row.expires_ms is not None and row.expires_ms <= now:
         return "must not go out any more, its time to expire has passed: send it anew"
     return None
+
+
+def _is_for_a_person(row: DeliveryRow, now: int) -> bool:
+    """Tell whether a try would only find that nobody can know whether it arrived."""
+    adapter = platforms().get(row.platform or "")
+    doubt_s = None if row.doubt_ms is None else (now - row.doubt_ms) / 1000
+    return adapter is not None and choose(adapter, row.policy, doubt_s) is Way.STOP
 
 
 def matching(engine: Engine, which: Filter) -> list[str]:
@@ -146,7 +164,8 @@ def resolve(engine: Engine, id_: str, resolution: Resolution) -> str:
     """
     row = find(engine, id_)
     if row.state == State.UNKNOWN and resolution is Resolution.RESEND:
-        named(engine, [row.id])
+        with reading(engine) as connection:
+            _refuse(row, _why_not(row, now_ms(connection)))
     with engine.begin() as connection:
         queued = by_hand.resolve(connection, row.id, resolution)
     if queued is None:

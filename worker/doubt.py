@@ -39,16 +39,20 @@ class Way(StrEnum):
     STOP = "stop"
 
 
-def choose(claim: Claimed, adapter: Platform) -> Way:
-    """Choose the strongest way that the platform allows."""
-    if claim.doubt_ms is None or _keeps_key(adapter.capability, claim.doubt_ms / 1000):
+def choose(adapter: Platform, policy: str, doubt_s: float | None) -> Way:
+    """Choose the strongest way that the platform allows.
+
+    Args:
+        doubt_s: Seconds since an attempt that may have been accepted; `None` without one.
+    """
+    if doubt_s is None or _keeps_key(adapter.capability, doubt_s):
         return Way.SEND
-    return Way.ASK if isinstance(adapter, Asks) else by_policy(claim)
+    return Way.ASK if isinstance(adapter, Asks) else by_policy(policy)
 
 
-def by_policy(claim: Claimed) -> Way:
+def by_policy(policy: str) -> Way:
     """Choose where the platform can do nothing."""
-    return Way.STOP if claim.policy == Policy.HOLD else Way.RESEND
+    return Way.STOP if policy == Policy.HOLD else Way.RESEND
 
 
 def needs_note(claim: Claimed, capability: Capability) -> bool:

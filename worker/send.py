@@ -159,7 +159,8 @@ def _check(resolved: Resolved, bots: Bots, settings: Settings) -> _Ready | Settl
             # Kept although a route is chosen anew: it says whose credential is awaited.
             place=replace(where, platform=name, account=place.account),
         )
-    way = choose(claim, adapter)
+    doubt_s = None if claim.doubt_ms is None else claim.doubt_ms / 1000
+    way = choose(adapter, claim.policy, doubt_s)
     if way is Way.STOP:
         return _stopped(resolved, State.UNKNOWN)
     return _Ready(resolved, adapter, bot, fingerprint, way, _parts(claim.text, adapter))
@@ -182,7 +183,7 @@ async def _try(ready: _Ready, client: Client, duplicate_line: str) -> _Trial:
         if isinstance(found, Receipt) or (isinstance(found, Failure) and passes(found)):
             return _Trial(found, place)
         cleared = found is None
-        way = Way.SEND if cleared else by_policy(claim)
+        way = Way.SEND if cleared else by_policy(claim.policy)
         if way is Way.STOP:
             return _Trial(None, place)
     blind = way is Way.RESEND

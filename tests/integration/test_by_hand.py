@@ -94,6 +94,17 @@ def test_what_waits_in_order_or_is_past_its_time_is_not_tried_again(engine: Engi
     ]
 
 
+def test_what_only_a_person_can_know_is_not_tried_again_but_resolved(engine: Engine) -> None:
+    doubtful = {"doubt_ms": 1, "platform": "telegram", "policy": "hold"}
+    id_ = put(engine, "unknown", **doubtful)
+    with pytest.raises(Refused, match=rf"deliveries resolve {id_} sent\|resend\|drop"):
+        replay.retry(engine, [id_])
+    assert row(engine, id_)["state"] == "unknown"
+    assert replay.resolve(engine, id_, Resolution.RESEND) == id_
+    keyed = put(engine, "unknown", "matrix:!a:b", **{**doubtful, "platform": "matrix"})
+    assert replay.retry(engine, [keyed]) == [keyed]
+
+
 def test_a_filter_takes_only_dead_letters_that_it_names_at_the_rate(engine: Engine) -> None:
     slack = [put(engine, "failed", "slack:C1", error_kind="transient") for _ in range(5)]
     put(engine, "failed", "slack:C1", error_kind="invalid")
