@@ -75,6 +75,14 @@ class DeliveryRow(SQLModel, table=True):
             postgresql_where=text(f"order_key IS NOT NULL AND {IN_ORDER}"),
         ),
         Index(
+            "ix_delivery_broadcast",
+            "broadcast_id",
+            "state",
+            "id",
+            sqlite_where=text("broadcast_id IS NOT NULL"),
+            postgresql_where=text("broadcast_id IS NOT NULL"),
+        ),
+        Index(
             "ix_delivery_unmirrored",
             "id",
             sqlite_where=text("mirror = 'failed'"),
@@ -101,6 +109,13 @@ class DeliveryRow(SQLModel, table=True):
     thread_id: str | None = None
     #: Whose history it belongs to; set when it is resolved.
     unified_user: str | None = None
+    #: The broadcast that it is a part of.
+    broadcast_id: str | None = Field(default=None, max_length=32)
+    #: What it is about, for people who do not want to hear of it.
+    topic: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    #: `send`, or to `edit` or `retract` what the delivery `refers_to` has sent.
+    action: str = Field(default="send", sa_column_kwargs={"server_default": text("'send'")})
+    refers_to: str | None = Field(default=None, max_length=32)
     text: str = Field(sa_column=Column(Text, nullable=False))
     details: dict[str, Any] | None = Field(default=None, sa_column=Column("metadata", JSON))
     reply_to: str | None = None

@@ -18,7 +18,13 @@ from worker.database import engine as open_engine
 from worker.errors import Misconfigured, SchemaMismatch, SchemaOutdated
 
 #: Where tables are described; each adds its own to the models' metadata.
-DESCRIBED = ("resolvers.sql", "scheduler.tables", "worker.sessions.table", "worker.tables")
+DESCRIBED = (
+    "resolvers.sql",
+    "scheduler.tables",
+    "worker.people.tables",
+    "worker.sessions.table",
+    "worker.tables",
+)
 HEAD_INDEX = "ix_delivery_queued"
 MIGRATE = """
 import sys
