@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from worker.database import NOW_MS
 from worker.lanes import Lane
-from worker.order import WAITS, queue, release
+from worker.order import WAITS, WAITS_FOR_BROADCAST, queue, release
 from worker.states import State, sources
 
 #: From where a person may have a delivery tried again.
@@ -51,7 +51,8 @@ def can_be_retried(dialect: str) -> str:
     allowed = ", ".join(f"'{state}'" for state in RETRYABLE)
     return (
         f"delivery.state IN ({allowed}) "
-        f"AND NOT (delivery.state = 'held' AND COALESCE(delivery.error_kind, '') = '{WAITS}') "
+        f"AND NOT (delivery.state = 'held' AND COALESCE(delivery.error_kind, '') IN "
+        f"('{WAITS}', '{WAITS_FOR_BROADCAST}')) "
         f"AND (delivery.expires_ms IS NULL OR delivery.expires_ms > {NOW_MS[dialect]})"
     )
 

@@ -26,6 +26,8 @@ SEQ_OF_NEW = {
 }
 #: The error kind of a delivery that is held because another one of its key comes first.
 WAITS = "order"
+#: The error kind of a delivery that is held until its broadcast lets it go.
+WAITS_FOR_BROADCAST = "broadcast"
 #: Rows of one sweep.
 _SWEEP = 1_000
 

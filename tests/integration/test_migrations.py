@@ -20,6 +20,7 @@ from worker.errors import Misconfigured, SchemaMismatch, SchemaOutdated
 #: Where tables are described; each adds its own to the models' metadata.
 DESCRIBED = (
     "resolvers.sql",
+    "scheduler.broadcasts.tables",
     "scheduler.tables",
     "worker.people.tables",
     "worker.sessions.table",

@@ -1,0 +1,1 @@
+"""Broadcasts: one message to an audience, checked, fanned out, fed at a pace, steered."""
