@@ -38,6 +38,8 @@ TOKENS = {
     "DISCORD_BOT_TOKEN": "dc-Yh7NbR42sQeJ9uFa6",
     "SLACK_BOT_TOKEN": "xoxb-sl-Pw6GtD53kVoM8iCz1",
 }
+#: What a worker needs to send as fast as it can.
+UNLIMITED = {f"MIRRORPOST_LIMIT_{name}": "off" for name in ("TELEGRAM", "DISCORD", "SLACK")}
 _PRODUCER = """
 import json, sys
 import scheduler
@@ -51,12 +53,13 @@ for line in sys.stdin:
 
 
 class Sandbox:
-    """A sandbox process without limits of its own, and its control paths."""
+    """A sandbox process and its control paths; its limits are on only where they are wanted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, limits: bool = False) -> None:
         log = folder / "sandbox.log"
+        without = [] if limits else ["--no-limits"]
         self._process = spawn(
-            [sys.executable, "-m", "worker.sandbox", "--port", "0", "--no-limits"], log=log
+            [sys.executable, "-m", "worker.sandbox", "--port", "0", *without], log=log
         )
         line = wait_until(
             lambda: log.exists() and log.read_text().partition("\n")[0], 20, "the sandbox"
@@ -112,11 +115,17 @@ class Site:
     """
 
     def __init__(
-        self, folder: Path, *, database_url: str, redis_url: str, variables: Mapping[str, str]
+        self,
+        folder: Path,
+        *,
+        database_url: str,
+        redis_url: str,
+        variables: Mapping[str, str],
+        limits: bool = False,
     ) -> None:
         self.folder = folder
         self.redis_url = redis_url
-        self.sandbox = Sandbox(folder)
+        self.sandbox = Sandbox(folder, limits=limits)
         self.env = {
             **os.environ,
             "DATABASE_URL": database_url,
@@ -126,6 +135,7 @@ class Site:
             "REMAP_SIGTERM": "SIGQUIT",
             **base_urls(self.sandbox.url),
             **TOKENS,
+            **(UNLIMITED if not limits else {}),
             **variables,
         }
         self.cwd = folder / "cwd"
@@ -299,7 +309,11 @@ class Running:
 
 @contextmanager
 def running_site(
-    request: pytest.FixtureRequest, database: str, variables: Mapping[str, str] | None = None
+    request: pytest.FixtureRequest,
+    database: str,
+    variables: Mapping[str, str] | None = None,
+    *,
+    limits: bool = False,
 ) -> Iterator[Site]:
     """Make an installation with a sandbox and nothing else running; take it down afterwards.
 
@@ -308,6 +322,7 @@ def running_site(
     Args:
         database: `sqlite`, a file in the site's folder, or `postgresql`.
         variables: For all of its processes, over what a site has by itself.
+        limits: Whether the platforms' limits hold, and the workers keep them.
     """
     redis_url: str = request.getfixturevalue("redis_server_url")
     flush_redis(redis_url)
@@ -319,7 +334,11 @@ def running_site(
             database_url = stack.enter_context(empty_database(server_url))
         stack.callback(remove_folder, folder)
         site = Site(
-            folder, database_url=database_url, redis_url=redis_url, variables=variables or {}
+            folder,
+            database_url=database_url,
+            redis_url=redis_url,
+            variables=variables or {},
+            limits=limits,
         )
         stack.callback(site.close)
         yield site

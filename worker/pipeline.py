@@ -23,9 +23,10 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
 from worker.failpoints import reach
+from worker.gate import Gate
 from worker.http import Client
+from worker.limiter import Limiter
 from worker.outbox import Claimed
-from worker.pauses import Pauses
 from worker.platforms.base import Dedup
 from worker.resolve import Resolved
 from worker.send import Bots, send
@@ -77,7 +78,7 @@ class Drain:
         engine: Engine,
         resolver: IdentityResolverProtocol,
         client: Client,
-        pauses: Pauses,
+        limiter: Limiter,
         bots: Bots,
         owner: str,
         settings: Settings,
@@ -85,7 +86,8 @@ class Drain:
         self._client = client
         self._settings = settings
         self._lease_s = settings.lease_s
-        self._pauses = pauses
+        self._limiter = limiter
+        self._gate = Gate(limiter, self._wait_in_its_row)
         self._bots = bots
         self._turns = Turns(
             engine=engine,
@@ -97,7 +99,6 @@ class Drain:
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._asked: dict[str, _Asked] = {}
         self._held: dict[str, _Lease] = {}
-        self._ready: asyncio.Queue[Resolved] = asyncio.Queue()
         self._finished: list[Finished] = []
         self._bell = asyncio.Event()
         self._more = False
@@ -109,6 +110,7 @@ class Drain:
         """Begin to work."""
         self._tasks = [asyncio.create_task(self._sender()) for _ in range(IN_FLIGHT)]
         self._tasks.append(asyncio.create_task(self._pump()))
+        self._tasks.append(asyncio.create_task(self._gate.run()))
         self._tasks.append(asyncio.create_task(self._renewer()))
 
     async def deliver(self, ids: Sequence[str]) -> None:
@@ -128,10 +130,7 @@ class Drain:
         # A claim that is under way ends first, and gives back what it took.
         async with self._turning:
             pass
-        waiting = []
-        while not self._ready.empty():
-            waiting.append(self._ready.get_nowait())
-        await self._give_back(waiting)
+        await self._give_back(self._gate.empty())
         try:
             async with asyncio.timeout(within_s):
                 while self._held:
@@ -160,7 +159,7 @@ class Drain:
             return False
         await self._gather_company()
         finished, self._finished = self._finished, []
-        room = 0 if self._stopping else max(0, AHEAD - self._ready.qsize())
+        room = 0 if self._stopping else max(0, AHEAD - self._gate.claimed_ahead)
         claims = self._claims()
         ids = list(islice(self._asked, room)) if claims else []
         wanted = Wanted(ids, anything=claims and not ids, limit=room)
@@ -188,7 +187,7 @@ class Drain:
         if self._stopping:
             await self._give_back(got.claimed)
         else:
-            await self._permit(got.claimed)
+            await self._gate.admit(got.claimed)
         return True
 
     async def _give_back(self, waiting: Sequence[Resolved]) -> None:
@@ -204,7 +203,7 @@ class Drain:
     def _claims(self) -> bool:
         """Tell whether there is something to claim and room for it."""
         wanted = bool(self._asked) or self._more
-        return wanted and not self._stopping and AHEAD - self._ready.qsize() >= MANY
+        return wanted and not self._stopping and AHEAD - self._gate.claimed_ahead >= MANY
 
     def _is_worth_a_transaction(self) -> bool:
         return self._claims() or len(self._finished) >= min(MANY, len(self._held))
@@ -261,25 +260,8 @@ class Drain:
                 if asked.left == 0:
                     asked.done.set()
 
-    async def _permit(self, resolved: Sequence[Resolved]) -> None:
-        """Hand over what may go now; what has to wait gets a time in its row."""
-        placed = [r for r in resolved if r.place.platform is not None]
-        waits: dict[str, float] = {}
-        if placed:
-            left = await self._pauses.left_s(
-                [(r.place.platform or "", r.place.account, r.place.chat_id or "") for r in placed]
-            )
-            waits = {r.claim.id: s for r, s in zip(placed, left, strict=True) if s > 0}
-        if placed:
-            reach("after_permit")
-        for each in resolved:
-            wait = waits.get(each.claim.id)
-            if wait is None:
-                self._ready.put_nowait(each)
-            else:
-                self._finish(
-                    each, _not_now(each, wait, "waits for a limit that the platform named")
-                )
+    def _wait_in_its_row(self, resolved: Resolved, seconds: float) -> None:
+        self._finish(resolved, _not_now(resolved, seconds, "waits for a limit of its platform"))
 
     def _finish(self, resolved: Resolved, settlement: Settlement) -> None:
         self._finished.append(Finished(resolved, settlement))
@@ -288,7 +270,7 @@ class Drain:
 
     async def _sender(self) -> None:
         while True:
-            resolved = await self._ready.get()
+            resolved = await self._gate.take()
             if not self._may_send(resolved.claim):
                 # Its lease may end before an answer comes: somebody else takes it up.
                 self._finish(resolved, _not_now(resolved, 0.0, "the lease was nearly over"))
@@ -297,20 +279,16 @@ class Drain:
             settlement = await self._send(resolved)
             reach("after_answer")
             self._finish(resolved, settlement)
-            failure = settlement.failure
-            if (
-                failure is not None
-                and failure.kind is ErrorKind.RATE_LIMITED
-                and failure.retry_after_s
-            ):
-                place = settlement.place
-                await self._pauses.pause(
-                    place.platform or "",
-                    place.account,
-                    place.chat_id or "",
-                    failure.scope,
-                    failure.retry_after_s,
-                )
+            await self._heed(settlement)
+
+    async def _heed(self, settlement: Settlement) -> None:
+        """Tell every worker what the platform said of its limits."""
+        failure, place = settlement.failure, settlement.place
+        at = (place.platform or "", place.account, place.chat_id or "")
+        if settlement.told is not None:
+            await self._limiter.learn(*at, settlement.told)
+        if failure is not None and failure.kind is ErrorKind.RATE_LIMITED and failure.retry_after_s:
+            await self._limiter.pause(*at, failure.scope, failure.retry_after_s)
 
     async def _send(self, resolved: Resolved) -> Settlement:
         try:

@@ -23,7 +23,7 @@ from worker import outbox
 from worker.database import check_schema, engine, reading
 from worker.errors import Refused
 from worker.http import Client
-from worker.pauses import Pauses
+from worker.limiter import Limiter
 from worker.pipeline import IN_FLIGHT, Drain
 from worker.send import Bots
 from worker.settings import Settings, settings
@@ -86,7 +86,7 @@ class Runtime:
             engine=self.engine,
             resolver=resolver_of(config, self.engine),
             client=self._client,
-            pauses=Pauses(self._redis),
+            limiter=Limiter(self._redis, share=config.limiter_share),
             bots=self._bots,
             owner=f"{socket.gethostname()}:{os.getpid()}",
             settings=config,

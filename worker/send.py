@@ -15,7 +15,17 @@ from worker.http import Client
 from worker.log import redact
 from worker.outbox import Claimed
 from worker.platforms import platform, platforms
-from worker.platforms.base import Asks, Bot, Dedup, Message, OpensChats, Platform, Response
+from worker.platforms.base import (
+    Asks,
+    Bot,
+    Dedup,
+    Message,
+    OpensChats,
+    Platform,
+    Response,
+    TellsLimits,
+    Told,
+)
 from worker.rendering.split import split
 from worker.resolve import Resolved, Stop
 from worker.settings import Settings, credential_print, credentials, missing_variables, secrets
@@ -87,12 +97,14 @@ class _Trial:
         outcome: `None` when it may have arrived before and must not be sent again.
         blind: It was sent although it may be the second time.
         cleared: The platform said that no earlier attempt had arrived.
+        told: What the answer said of its chat's limit.
     """
 
     outcome: Outcome | None
     place: Place
     blind: bool = False
     cleared: bool = False
+    told: Told | None = None
 
 
 async def send(
@@ -131,6 +143,8 @@ async def send(
         parts=len(ready.parts),
         min_age_s=settings.dead_letter_age_h * 3600,
     )
+    if trial.told is not None:
+        settlement = replace(settlement, told=trial.told)
     if trial.blind:
         return replace(settlement, maybe_duplicate=True)
     if trial.cleared and settlement.doubt is None:
@@ -193,7 +207,10 @@ async def _try(ready: _Ready, client: Client, duplicate_line: str) -> _Trial:
     outcome = adapter.outcome(answer) if isinstance(answer, Response) else answer
     if isinstance(outcome, Failure) and message.thread_id and adapter.capability.threads_are_chats:
         outcome = replace(outcome, thread_only=True)
-    return _Trial(outcome, place, blind, cleared)
+    told = None
+    if adapter.capability.tells_limits and isinstance(answer, Response):
+        told = adapter.told(answer) if isinstance(adapter, TellsLimits) else None
+    return _Trial(outcome, place, blind, cleared, told)
 
 
 def _message(claim: Claimed, place: Place, parts: Sequence[str]) -> Message:

@@ -6,6 +6,7 @@ appear in no repr.
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from worker.platforms.base import Bot, Platform, Variable
 #: How often an answer's time must fit into a lease: once for the request that is under way
 #: and once as the margin in which its lease is renewed.
 _TIMEOUTS_A_LEASE = 2
+_SHARE = re.compile(r"share:([1-9][0-9]{0,3})")
 #: Bytes that a Unix socket's address may have on the strictest system.
 _SOCKET_PATH_LIMIT = 100
 
@@ -54,6 +56,9 @@ class Settings(BaseSettings):
     attempt_retention_days: float = Field(
         default=30.0, gt=0, alias="MIRRORPOST_ATTEMPT_RETENTION_DAYS"
     )
+    #: `share:N`: while Redis is away each of N processes sends at an Nth of every pace; without
+    #: it nothing that is under a limit is sent then.
+    limiter_fallback: str = Field(default="", alias="MIRRORPOST_LIMITER_FALLBACK")
     #: A line under a message that may have arrived before; none by default.
     duplicate_line: str = Field(default="", alias="MIRRORPOST_DUPLICATE_LINE")
 
@@ -65,6 +70,21 @@ class Settings(BaseSettings):
                 f"{_TIMEOUTS_A_LEASE} times MIRRORPOST_HTTP_TIMEOUT_S ({self.http_timeout_s:g})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fallback_is_a_share(self) -> Self:
+        if self.limiter_fallback and not _SHARE.fullmatch(self.limiter_fallback):
+            raise ValueError(
+                "MIRRORPOST_LIMITER_FALLBACK must read share:N, N being the number of worker "
+                f"processes, not {self.limiter_fallback!r}"
+            )
+        return self
+
+    @property
+    def limiter_share(self) -> int | None:
+        """Give of how many processes this one is while Redis is away; `None` to wait for it."""
+        found = _SHARE.fullmatch(self.limiter_fallback)
+        return int(found[1]) if found else None
 
     @property
     def data_dir(self) -> Path:
@@ -176,6 +196,17 @@ def _value(variable: Variable, account: str) -> str:
         # An account without an address of its own shares the platform's.
         value = environment.get(variable.name, "")
     return (value or variable.default or "").strip()
+
+
+def limit_of(platform: str, account: str = "") -> tuple[str, str]:
+    """Give the variable that sets a bot's pace, and its value; empty when none is set."""
+    plain = f"MIRRORPOST_LIMIT_{platform.upper().replace('-', '_')}"
+    own = f"{plain}_{account.upper().replace('-', '_')}" if account else plain
+    for name in (own, plain):
+        value = _environment().get(name, "").strip()
+        if value:
+            return name, value
+    return own, ""
 
 
 def credentials(platform: Platform, account: str = "") -> Bot | None:

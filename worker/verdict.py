@@ -10,7 +10,7 @@ from typing import Protocol
 
 from worker.backoff import delay_s
 from worker.intake import Policy
-from worker.platforms.base import Dedup
+from worker.platforms.base import Dedup, Told
 from worker.states import State
 from worker.taxonomy import CONSEQUENCES, Again, ErrorKind, Failure, Outcome, Receipt
 
@@ -62,6 +62,7 @@ class Settlement:
         part: The part that was tried, from 0.
         doubt: That an attempt may have been accepted without an answer: `True` begins the
             doubt, `False` ends it, `None` leaves it as it is.
+        told: What the answer said of its chat's limit.
 
     """
 
@@ -81,6 +82,7 @@ class Settlement:
     took_ms: int = 0
     part: int = 0
     doubt: bool | None = None
+    told: Told | None = None
 
     def as_row(self, owner: str) -> dict[str, object]:
         """Give the fields by the names of the outbox's statements."""

@@ -11,8 +11,8 @@ import psutil
 from tests.bench.loopback import Platform
 from tests.servers import PostgresServer, RedisServer
 
-#: Chats that the messages go round.
-CHATS = 1000
+#: Chats that the messages go round: so many that the limit of none holds a message up.
+CHATS = 6000
 #: Characters of a text; with its chat the POST's body has 300 bytes.
 TEXT_LENGTH = 266
 #: Messages that go first and are not counted: connections, imports and caches.

@@ -2,12 +2,12 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from worker.pauses import Pauses
+from tests.limiters import Pauses
 from worker.taxonomy import Scope
 
-CHAT = ("telegram", "", "5")
-OTHER = ("telegram", "", "6")
-SECOND_BOT = ("telegram", "second", "5")
+CHAT = ("matrix", "", "5")
+OTHER = ("matrix", "", "6")
+SECOND_BOT = ("matrix", "second", "5")
 
 
 def with_pauses(url, use):

@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
+from tests.limiters import Pauses
 from tests.servers import RedisServer
-from worker.pauses import Pauses
 from worker.taxonomy import Scope
 
-HERE = ("telegram", "", "1")
-ELSEWHERE = ("telegram", "", "2")
-OTHER_BOT = ("telegram", "second", "1")
-OTHER_PLATFORM = ("discord", "", "1")
+HERE = ("matrix", "", "1")
+ELSEWHERE = ("matrix", "", "2")
+OTHER_BOT = ("matrix", "second", "1")
+OTHER_PLATFORM = ("webhook", "", "1")
 
 
 class Clock:

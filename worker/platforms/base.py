@@ -32,6 +32,49 @@ def utf8_bytes(text: str) -> int:
     return len(text.encode())
 
 
+class Counts(StrEnum):
+    """What a limit counts separately."""
+
+    BOT = "bot"
+    CHAT = "chat"
+    #: A chat of several people.
+    GROUP = "group"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A steady pace: `per_s` messages a second, after a rest `burst` at once."""
+
+    counts: Counts
+    per_s: float
+    burst: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most `count` messages in any `period_s` seconds."""
+
+    counts: Counts
+    count: int
+    period_s: float
+
+
+Limit = Pace | Window
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an answer says of its chat's limit: `limit` in a window, of which `left` are left."""
+
+    limit: int
+    left: int
+    reset_after_s: float
+
+
+def _never(_chat_id: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Capability:
     """What a platform's API allows.
@@ -50,6 +93,10 @@ class Capability:
             nothing.
         dm_by_user_id: A person's user id can be written to as a chat (perhaps after
             `OpensChats.opening`).
+        limits: What the platform takes, as it says itself or was observed to; its live answers
+            come on top.
+        is_group: Tells of a chat id whether limits of groups count it.
+        tells_limits: Its answers say what is left of the chat's limit, see `TellsLimits`.
     """
 
     max_length: int
@@ -62,6 +109,9 @@ class Capability:
     dedup_window_s: float | None = None
     dedup_if: str | None = None
     dm_by_user_id: bool = False
+    limits: tuple[Limit, ...] = ()
+    is_group: Callable[[str], bool] = _never
+    tells_limits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +205,15 @@ class Platform(Protocol):
 
     def outcome(self, response: Response) -> Outcome:
         """Turn the platform's answer into a receipt or one failure of the taxonomy."""
+        ...
+
+
+@runtime_checkable
+class TellsLimits(Protocol):
+    """An adapter whose platform says in its answers what is left of a chat's limit."""
+
+    def told(self, response: Response) -> Told | None:
+        """Read it; `None` when this answer says nothing."""
         ...
 
 

@@ -11,7 +11,19 @@ from importlib.metadata import version
 import orjson
 
 from worker.platforms.answers import by_status, failure, json_object, message_id, succeeded
-from worker.platforms.base import Bot, Capability, Dedup, Message, Request, Response, Variable
+from worker.platforms.base import (
+    Bot,
+    Capability,
+    Counts,
+    Dedup,
+    Message,
+    Pace,
+    Request,
+    Response,
+    Told,
+    Variable,
+    Window,
+)
 from worker.platforms.retry_after import seconds
 from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt, Scope
 
@@ -56,6 +68,10 @@ class Discord:
         # "In the past few minutes", says resources/message.mdx of its documentation.
         dedup_window_s=120.0,
         dm_by_user_id=True,
+        # topics/rate-limits.mdx: 50 requests a second of a bot, counted in windows that open
+        # with the first. A channel's is observed and goes by the headers.
+        limits=(Pace(Counts.BOT, 50.0), Window(Counts.CHAT, 5, 5.0)),
+        tells_limits=True,
     )
     variables: tuple[Variable, ...] = (
         Variable("DISCORD_BOT_TOKEN"),
@@ -98,6 +114,15 @@ class Discord:
             sent = message_id(answer.get("id"))
             return Receipt((sent,)) if sent is not None else failure(response, by_status(response))
         return _refusal(response, answer)
+
+    def told(self, response: Response) -> Told | None:
+        """Read the `X-RateLimit-*` headers of the channel's bucket."""
+        headers = response.headers
+        limit, left = headers.get("x-ratelimit-limit", ""), headers.get("x-ratelimit-remaining", "")
+        reset_after_s = seconds(headers.get("x-ratelimit-reset-after"))
+        if not (limit.isdecimal() and left.isdecimal()) or reset_after_s is None or limit == "0":
+            return None
+        return Told(int(limit), int(left), reset_after_s)
 
     def opening(self, user_id: str, bot: Bot) -> Request:
         """Ask for the direct channel with a person; asking again gives the same channel."""

@@ -12,7 +12,17 @@ import orjson
 
 from worker.platforms import slack_history
 from worker.platforms.answers import by_status, failure, json_object, message_id
-from worker.platforms.base import Bot, Capability, Dedup, Message, Request, Response, Variable
+from worker.platforms.base import (
+    Bot,
+    Capability,
+    Counts,
+    Dedup,
+    Message,
+    Pace,
+    Request,
+    Response,
+    Variable,
+)
 from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt, Scope
 
 #: Slack calls its ids opaque: capitals and digits, the first says of what (C, D, G, U, W).
@@ -122,6 +132,9 @@ class Slack:
         dedup=Dedup.ASK,
         dedup_if="the bot may read the history",
         dm_by_user_id=True,
+        # docs.slack.dev/apis/web-api/rate-limits: "one message per second per channel", short
+        # bursts allowed.
+        limits=(Pace(Counts.CHAT, 1.0, burst=2),),
     )
     variables: tuple[Variable, ...] = (
         Variable("SLACK_BOT_TOKEN"),

@@ -11,7 +11,18 @@ from types import MappingProxyType
 import orjson
 
 from worker.platforms.answers import by_status, child, failure, json_object, message_id
-from worker.platforms.base import Bot, Capability, Message, Request, Response, Variable, utf16_units
+from worker.platforms.base import (
+    Bot,
+    Capability,
+    Counts,
+    Message,
+    Pace,
+    Request,
+    Response,
+    Variable,
+    Window,
+    utf16_units,
+)
 from worker.platforms.retry_after import seconds
 from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt, Scope
 
@@ -76,7 +87,20 @@ class Telegram:
     name = "telegram"
     #: Without entities the server counts code points; UTF-16 units are never fewer and are
     #: what its entities and clients count.
-    capability = Capability(max_length=4096, measure=utf16_units, threads=True, dm_by_user_id=True)
+    capability = Capability(
+        max_length=4096,
+        measure=utf16_units,
+        threads=True,
+        dm_by_user_id=True,
+        # core.telegram.org/bots/faq: "about 30 messages per second", one a second in a chat
+        # with short bursts, 20 a minute in a group.
+        limits=(
+            Pace(Counts.BOT, 30.0, burst=10),
+            Pace(Counts.CHAT, 1.0, burst=2),
+            Window(Counts.GROUP, 20, 60.0),
+        ),
+        is_group=lambda chat_id: chat_id.startswith("-"),
+    )
     variables: tuple[Variable, ...] = (
         Variable("TELEGRAM_BOT_TOKEN"),
         Variable("TELEGRAM_API_BASE", secret=False, default="https://api.telegram.org"),

@@ -1,0 +1,145 @@
+"""The gate: between the claim and the senders, where a delivery waits for its permit.
+
+On the drain's loop. What may go stands in line by lane; what may go soon waits here, and asks
+again if its permit is not for certain; what has to wait longer is handed back, to get a time
+in its row. No sender ever waits for a limit.
+"""
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from worker.failpoints import reach
+from worker.lanes import Lane
+from worker.limiter import Ask, Limiter
+from worker.platforms import platforms
+from worker.platforms.base import OpensChats
+from worker.resolve import Resolved
+
+#: Seconds for which a delivery waits here without a permit; longer waits go into its row.
+#: A broadcast that is paused or cancelled sends for no longer.
+_LONGEST_WAIT_S = 1.5
+#: Deliveries that wait here without a permit.
+_MOST_WAITING = 512
+#: Seconds by which a permit may be used late: those of a pace that stood still would leave all
+#: at once, and more of them than the platform takes.
+_LATE_S = 0.1
+#: Seconds between those that ask again and those that ask along with them.
+_TOGETHER_S = 0.01
+
+_RANK = {lane: rank for rank, lane in enumerate(Lane)}
+
+
+class Gate:
+    """Let deliveries through when their limits allow it; use it on one loop."""
+
+    def __init__(self, limiter: Limiter, later: Callable[[Resolved, float], None]) -> None:
+        self._limiter = limiter
+        #: Takes what has to wait for so many seconds.
+        self._later = later
+        self._ready: asyncio.PriorityQueue[tuple[int, float, int, Resolved]] = (
+            asyncio.PriorityQueue()
+        )
+        #: When, a tie-breaker, whether with a permit, and what.
+        self._waiting: list[tuple[float, int, bool, Resolved]] = []
+        self._granted = 0
+        self._numbers = count()
+        self._bell = asyncio.Event()
+
+    @property
+    def claimed_ahead(self) -> int:
+        """Give how many can go, now or at their time."""
+        return self._ready.qsize() + self._granted
+
+    async def admit(self, resolved: Sequence[Resolved]) -> None:
+        """Ask for permits, and let each go, wait or come again."""
+        asking = [each for each in resolved if _asks(each)]
+        for each in resolved:
+            if not _asks(each):
+                self._let_go(each, limited=False)
+        if not asking:
+            return
+        permits = await self._limiter.permit([_ask(each) for each in asking])
+        reach("after_permit")
+        now = time.monotonic()
+        for each, permit in zip(asking, permits, strict=True):
+            if permit.granted and permit.wait_s <= 0:
+                self._let_go(each, limited=permit.limited)
+            elif permit.granted or (
+                permit.wait_s <= _LONGEST_WAIT_S
+                and len(self._waiting) - self._granted < _MOST_WAITING
+            ):
+                self._wait(each, now + permit.wait_s, granted=permit.granted)
+            else:
+                self._later(each, permit.wait_s)
+
+    async def take(self) -> Resolved:
+        """Give the next that may go: the best lane first, and in it what is under a limit."""
+        while True:
+            _, until, _, resolved = await self._ready.get()
+            if time.monotonic() <= until:
+                return resolved
+            await self.admit([resolved])
+
+    def empty(self) -> list[Resolved]:
+        """Give all that waits, to be given back."""
+        left = [each[-1] for each in self._waiting]
+        self._waiting, self._granted = [], 0
+        while not self._ready.empty():
+            left.append(self._ready.get_nowait()[-1])
+        return left
+
+    async def run(self) -> None:
+        """Wake what waits at its time, until it is cancelled."""
+        while True:
+            self._bell.clear()
+            timeout = self._waiting[0][0] - time.monotonic() if self._waiting else None
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._bell.wait()
+            except TimeoutError:
+                await self._wake(time.monotonic())
+
+    async def _wake(self, now: float) -> None:
+        asking = []
+        while self._waiting:
+            until, _, granted, resolved = self._waiting[0]
+            if until > now + (0 if granted else _TOGETHER_S):
+                break
+            heapq.heappop(self._waiting)
+            if granted:
+                self._granted -= 1
+                self._let_go(resolved, limited=True)
+            else:
+                asking.append(resolved)
+        if asking:
+            await self.admit(asking)
+
+    def _wait(self, resolved: Resolved, until: float, *, granted: bool) -> None:
+        self._granted += granted
+        heapq.heappush(self._waiting, (until, next(self._numbers), granted, resolved))
+        if self._waiting[0][0] == until:
+            self._bell.set()
+
+    def _let_go(self, resolved: Resolved, *, limited: bool) -> None:
+        # In its lane what is under a limit goes first: its permit is not good for long.
+        rank = 2 * _RANK[Lane(resolved.claim.lane)] + (not limited)
+        until = time.monotonic() + _LATE_S if limited else float("inf")
+        self._ready.put_nowait((rank, until, next(self._numbers), resolved))
+
+
+def _asks(resolved: Resolved) -> bool:
+    """Tell whether its platform will be asked at all."""
+    return (
+        resolved.place.platform is not None and resolved.stop is None and resolved.failure is None
+    )
+
+
+def _ask(resolved: Resolved) -> Ask:
+    place = resolved.place
+    name = place.platform or ""
+    # To open a direct chat is a request of its own.
+    opens = resolved.opens is not None and isinstance(platforms().get(name), OpensChats)
+    return Ask(name, place.account, place.chat_id or "", Lane(resolved.claim.lane), 1 + opens)

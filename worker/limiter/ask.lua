@@ -1,0 +1,91 @@
+-- Decide when each of a batch of messages may go, in all of their scopes at once.
+--
+-- KEYS: one a scope. ARGV[1]: JSON, one a key: {"p", pace_ms, slack_ms}, {"w", count, period_ms}
+-- or {"u"} (paused until). ARGV[2]: JSON, one a message: {horizon_ms, share of the slack, line,
+-- scope, permits, ...}; scopes are numbers of keys. `line` is the number of a key {"l", scope}
+-- for those of a lane that wait for that scope, or 0. Gives for each the microseconds until it
+-- may go; below 0 nothing is reserved and it asks again in so long, in its turn. Times are kept
+-- in milliseconds of Redis' clock.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+local specs, rows = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
+local LINE_MS = 60000
+local state, dirty = {}, {}
+for first = 1, #KEYS, 1000 do
+  local last = math.min(first + 999, #KEYS)
+  local found = redis.call('MGET', unpack(KEYS, first, last))
+  for i = first, last do
+    local value = found[i - first + 1]
+    if specs[i][1] == 'w' then
+      state[i] = value and cjson.decode(value) or {}
+    else
+      state[i] = value and tonumber(value) or 0
+    end
+  end
+end
+local answers, lines = {}, {}
+for r, row in ipairs(rows) do
+  local at, by = now, 0
+  for i = 4, #row, 2 do
+    local key = row[i]
+    local spec, was = specs[key], state[key]
+    local free = now
+    if spec[1] == 'p' then
+      free = was - spec[3] * row[2]
+    elseif spec[1] == 'w' then
+      free = (was[#was - spec[2] + row[i + 1]] or now - spec[3]) + spec[3]
+    else
+      free = was
+    end
+    if free > at then at, by = free, key end
+  end
+  if at - now <= row[1] then
+    for i = 4, #row, 2 do
+      local key = row[i]
+      local spec = specs[key]
+      if spec[1] == 'p' then
+        state[key] = math.max(state[key], at) + spec[2] * row[i + 1]
+        dirty[key] = true
+      elseif spec[1] == 'w' then
+        local grants = state[key]
+        for _ = 1, row[i + 1] do
+          local place = #grants + 1
+          while place > 1 and grants[place - 1] > at do place = place - 1 end
+          table.insert(grants, place, at)
+        end
+        while #grants > spec[2] do table.remove(grants, 1) end
+        dirty[key] = true
+      end
+    end
+    answers[r] = math.floor((at - now) * 1000)
+  else
+    local spec = specs[by]
+    if spec[1] ~= 'u' then
+      local step = spec[1] == 'p' and spec[2] or spec[3] / spec[2]
+      local line = row[3] > 0 and specs[row[3]][2] == by and row[3] or 0
+      if line > 0 then
+        at = math.max(at, math.min(state[line], now + LINE_MS))
+        state[line] = at + step
+        dirty[line] = true
+      else
+        at = math.max(at, lines[by] or 0)
+        lines[by] = at + step
+      end
+    end
+    answers[r] = -math.max(1, math.floor((at - now) * 1000))
+  end
+end
+for key in pairs(dirty) do
+  local spec, value, keep = specs[key], nil, 0
+  if spec[1] == 'w' then
+    value = {}
+    for i, grant in ipairs(state[key]) do value[i] = string.format('%.3f', grant) end
+    keep = state[key][#state[key]] - now + spec[3]
+    value = '[' .. table.concat(value, ',') .. ']'
+  else
+    value = string.format('%.3f', state[key])
+    keep = state[key] - now
+  end
+  redis.call('SET', KEYS[key], value, 'PX', math.max(1, math.ceil(keep) + 1000))
+end
+return answers

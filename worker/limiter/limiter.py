@@ -1,0 +1,226 @@
+"""The limiter of a worker process: asks Redis for batches, and goes on without it as told.
+
+Called by the gate, on the loop.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from worker.lanes import Lane
+from worker.limiter.scopes import (
+    HORIZON_MS,
+    SLACK,
+    Line,
+    Paced,
+    Paused,
+    Row,
+    Spec,
+    Windowed,
+    chat_key,
+    of_bot,
+    of_chat,
+    pause_keys,
+)
+from worker.limiter.share import Share
+from worker.platforms.base import Told
+from worker.taxonomy import Scope
+
+_log = structlog.get_logger(__name__)
+
+_ASK = Path(__file__).with_name("ask.lua").read_text()
+#: A pause is only ever made longer.
+_PAUSE = """
+local time = redis.call('TIME')
+local till = time[1] * 1000 + time[2] / 1000 + ARGV[1]
+if till > (tonumber(redis.call('GET', KEYS[1])) or 0) then
+  redis.call('SET', KEYS[1], string.format('%.3f', till), 'PX', ARGV[1])
+end
+"""
+#: Seconds after which is asked again while Redis is away.
+_AWAY_S = 2.0
+#: Chats whose limits are remembered as their platform told them.
+_MOST_LEARNED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One message that wants to go.
+
+    Attributes:
+        permits: What it costs of its bot's pace.
+    """
+
+    platform: str
+    account: str
+    chat_id: str
+    lane: Lane
+    permits: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What was decided of it.
+
+    Attributes:
+        granted: It may go after `wait_s`; else it asks again then.
+        wait_s: Seconds from now.
+        limited: It is under a limit, so a permit that is used late helps to break one.
+    """
+
+    granted: bool
+    wait_s: float
+    limited: bool
+
+
+class Limiter:
+    """Give permits in the scopes that all workers share.
+
+    Args:
+        share: Of how many processes this one is while Redis is away, and sends at so small a
+            part of each pace; `None` to send nothing then that is under a limit.
+    """
+
+    def __init__(
+        self, redis: Redis, *, share: int | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ask = redis.register_script(_ASK)
+        self._pause = redis.register_script(_PAUSE)
+        self._parts = share
+        self._share = Share()
+        self._clock = clock
+        self._learned: dict[str, Windowed] = {}
+
+    async def permit(self, asks: Sequence[Ask]) -> list[Permit]:
+        """Decide when each of a batch may go, in its order."""
+        if not asks:
+            return []
+        specs: dict[str, Spec] = {}
+        rows = [_row(ask, specs, self._learned) for ask in asks]
+        limited = [_is_limited(row, specs) for row in rows]
+        try:
+            waits = await self._in_redis(specs, rows)
+        except (RedisError, OSError) as error:
+            _log.warning("limiter_unreachable", error=type(error).__name__, deliveries=len(asks))
+            waits = self._without_redis(specs, rows, limited)
+        return [Permit(w >= 0, abs(w) / 1000, kind) for w, kind in zip(waits, limited, strict=True)]
+
+    async def _in_redis(self, specs: Mapping[str, Spec], rows: Sequence[Row]) -> list[float]:
+        number = {key: n for n, key in enumerate(specs, 1)}
+        told = orjson.dumps([_told(spec, number) for spec in specs.values()])
+        asked = orjson.dumps(
+            [
+                (
+                    row.horizon_ms,
+                    row.slack,
+                    number[row.line] if row.line else 0,
+                    *(n for key, permits in row.scopes for n in (number[key], permits)),
+                )
+                for row in rows
+            ]
+        )
+        answers: list[int] = await self._ask(keys=list(specs), args=[told, asked])
+        return [answer / 1000 for answer in answers]
+
+    def _without_redis(
+        self, specs: Mapping[str, Spec], rows: Sequence[Row], limited: Sequence[bool]
+    ) -> list[float]:
+        now = self._clock() * 1000
+        if self._parts is None:
+            # Spread, so that what waits does not come as one when Redis is back.
+            away = -1000 * _AWAY_S * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+            free = self._share.ask(now, specs, [_pauses_of(r, specs) for r in rows])
+            return [away if kind else wait for kind, wait in zip(limited, free, strict=True)]
+        parts = {key: _part(spec, self._parts) for key, spec in specs.items()}
+        return self._share.ask(now, parts, rows)
+
+    async def pause(
+        self, platform: str, account: str, chat_id: str, scope: Scope, seconds: float
+    ) -> None:
+        """Stop a scope for everybody."""
+        bot, chat = pause_keys(platform, account, chat_id)
+        key = bot if scope is Scope.BOT else chat
+        now = self._clock() * 1000
+        self._share.pause(key, now + seconds * 1000, now)
+        try:
+            await self._pause(keys=[key], args=[max(1, int(seconds * 1000))])
+        except (RedisError, OSError) as error:
+            _log.warning("limiter_unreachable", error=type(error).__name__)
+
+    async def learn(self, platform: str, account: str, chat_id: str, told: Told) -> None:
+        """Go by what a platform said of a chat's limit."""
+        if told.left == 0:
+            await self.pause(platform, account, chat_id, Scope.CHAT, told.reset_after_s)
+        key = chat_key(platform, account, chat_id)
+        known = self._learned.pop(key, None)
+        period_ms = told.reset_after_s * 1000
+        if known is not None and known.count == told.limit:
+            # An answer in the middle of a window names only what is left of it.
+            period_ms = max(period_ms, known.period_ms)
+        elif told.left != told.limit - 1:
+            return
+        self._learned[key] = Windowed(told.limit, period_ms)
+        if len(self._learned) > _MOST_LEARNED:
+            del self._learned[next(iter(self._learned))]
+
+
+def _row(ask: Ask, specs: dict[str, Spec], learned: Mapping[str, Windowed]) -> Row:
+    """Give what is asked of the script for one message; note its scopes in `specs`."""
+    scopes: list[tuple[str, int]] = []
+    line = None
+    for n, (key, spec) in enumerate(of_bot(ask.platform, ask.account)):
+        if n == 0 or ask.lane is Lane.BROADCAST:
+            specs.setdefault(key, spec)
+            scopes.append((key, ask.permits))
+            line = f"{key}:line"
+    if line is not None and ask.lane is Lane.BROADCAST:
+        specs.setdefault(line, Line(scopes[-1][0]))
+    else:
+        line = None
+    for key, spec in of_chat(ask.platform, ask.account, ask.chat_id, learned):
+        specs.setdefault(key, spec)
+        scopes.append((key, 1))
+    for key in pause_keys(ask.platform, ask.account, ask.chat_id):
+        specs.setdefault(key, Paused())
+        scopes.append((key, 1))
+    return Row(HORIZON_MS, SLACK[ask.lane], line, tuple(scopes))
+
+
+def _is_limited(row: Row, specs: Mapping[str, Spec]) -> bool:
+    return not isinstance(specs[row.scopes[0][0]], Paused)
+
+
+def _pauses_of(row: Row, specs: Mapping[str, Spec]) -> Row:
+    scopes = tuple((k, n) for k, n in row.scopes if isinstance(specs[k], Paused))
+    return Row(row.horizon_ms, row.slack, None, scopes)
+
+
+def _told(spec: Spec, number: Mapping[str, int]) -> tuple[object, ...]:
+    match spec:
+        case Paced():
+            return "p", spec.pace_ms, spec.slack_ms
+        case Windowed():
+            return "w", spec.count, spec.period_ms
+        case Line():
+            return "l", number[spec.scope]
+        case Paused():
+            return ("u",)
+
+
+def _part(spec: Spec, parts: int) -> Spec:
+    """Give one process's part of a scope."""
+    match spec:
+        case Paced():
+            return Paced(spec.pace_ms * parts, 0.0)
+        case Windowed():
+            count = max(1, spec.count // parts)
+            return Windowed(count, spec.period_ms * count * parts / spec.count)
+        case _:
+            return spec
