@@ -4,6 +4,7 @@ Called by whoever needs a connection. Every `engine.begin()` is one short transa
 spans a network call.
 """
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ _SCHEMA_POLL_S = 0.2
 _MIGRATION_LOCK = 0x6D6972726F72
 #: Milliseconds that a SQLite writer waits for another one.
 _BUSY_TIMEOUT_MS = 30_000
+#: Seconds between two tries to switch to write-ahead logging.
+_WAL_POLL_S = 0.02
 
 #: SQL for the database's own clock, in epoch milliseconds.
 NOW_MS = {
@@ -63,14 +66,24 @@ def _prepare_sqlite(connection: object, _record: object) -> None:
     connection.isolation_level = None  # type: ignore[attr-defined]  # the DBAPI has no types
     cursor = connection.cursor()  # type: ignore[attr-defined]  # the DBAPI has no types
     # FULL: a committed message survives a loss of power.
-    for pragma in (
-        f"busy_timeout={_BUSY_TIMEOUT_MS}",
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-    ):
+    for pragma in (f"busy_timeout={_BUSY_TIMEOUT_MS}", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
+    _write_ahead(cursor)
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Switch to WAL; for that SQLite does not wait while another process does the same."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_POLL_S)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
