@@ -154,11 +154,14 @@ class Site:
         self.engine.dispose()
 
     @contextmanager
-    def worker(self, variables: Mapping[str, str | None] | None = None) -> "Iterator[Running]":
+    def worker(
+        self, variables: Mapping[str, str | None] | None = None, *, processes: int | None = None
+    ) -> "Iterator[Running]":
         """Run a worker until the block ends; a variable of `None` is not set for it."""
         env = {**self.env, **(variables or {})}
         command = ["-m", "celery", "-A", "worker", "worker"]
         command += ["--loglevel=INFO", "--without-gossip", "--without-mingle"]
+        command += [] if processes is None else ["-c", str(processes)]
         running = self._start("worker", command, {k: v for k, v in env.items() if v is not None})
         try:
             running.has_printed(" ready.")
@@ -179,6 +182,21 @@ class Site:
         self._started += 1
         log = self.folder / f"{name}-{self._started}.log"
         return Running(spawn([sys.executable, *command], log=log, env=env, cwd=self.cwd), log)
+
+    def command(self, *arguments: str) -> str:
+        """Call `mirrorpost`; give what it printed."""
+        code = "from scheduler.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=self.env,
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def enqueue(self, to: str, text: str, **fields: object) -> str:
         """Call `scheduler.enqueue` in the producer's process; give the delivery's id."""
