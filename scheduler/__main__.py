@@ -6,6 +6,7 @@ from datetime import timedelta
 from scheduler.clock import (
     Clock,
     DatabaseClock,
+    fanning_out,
     firing,
     following,
     relaying,
@@ -36,6 +37,7 @@ def main() -> int:
     passes = [
         firing(database, clock),
         relaying(database, clock),
+        fanning_out(database),
         republishing(database),
         repairing(database, resolver),
         following(database, resolver),

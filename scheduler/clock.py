@@ -25,6 +25,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
+from scheduler.broadcasts.fanout import fan_out, waiting
 from scheduler.fire import fire_due
 from scheduler.mirror_repair import MirrorRepair
 from scheduler.moves import follow_moves
@@ -49,6 +50,10 @@ _FOLLOW_S = 3.0
 _REPUBLISH_S = 2.0
 #: Seconds between looks for what is held in order without reason.
 _SWEEP_S = 5.0
+#: Seconds of one tick in which broadcasts are fanned out, so that the others have their turn.
+_FAN_OUT_S = 0.4
+#: Seconds until the next tick while broadcasts are being fanned out.
+_SOON_S = 0.005
 #: Batches of due schedules in one tick, so that the relay has its turn.
 _BATCHES = 20
 
@@ -206,6 +211,24 @@ def firing(engine: Engine, clock: DatabaseClock) -> Pass:
 def relaying(engine: Engine, clock: DatabaseClock) -> Pass:
     """Give the pass that publishes what is due, lost or unpublished."""
     return Pass("relay", lambda: clock.seconds_until(relay(engine)))
+
+
+def fanning_out(engine: Engine) -> Pass:
+    """Give the pass that makes the deliveries of running broadcasts, in turns."""
+
+    def run() -> float | None:
+        until = time.monotonic() + _FAN_OUT_S
+        found = waiting(engine)
+        while found:
+            for id_ in found:
+                if time.monotonic() > until:
+                    return _SOON_S
+                if not fan_out(engine, id_):
+                    # It has no more, or another process is at it.
+                    found = [each for each in found if each != id_]
+        return None
+
+    return Pass("fan_out", run)
 
 
 def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:

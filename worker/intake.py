@@ -106,7 +106,7 @@ def check(
 
     """
     target = _target(_string("to", to), thread)
-    _check_text(target, _string("text", text))
+    check_text(target, _string("text", text))
     packed = _metadata(metadata)
     if not isinstance(silent, bool):
         raise Refused(f"silent must be true or false, not {silent!r}")
@@ -118,14 +118,10 @@ def check(
         raise Refused(f"expires ({expires}) must lie after the time at which it is due")
     answered = _name("reply_to", reply_to)
     chosen = _lane(lane, later=at_ms is not None)
-    body = orjson.dumps(
-        [str(target), text, answered, silent, metadata and dict(metadata)],
-        option=orjson.OPT_SORT_KEYS,
-    )
     return NewDelivery(
         id=new_id(),
         key=_name("key", key),
-        body_hash=hashlib.sha256(body).hexdigest(),
+        body_hash=body_hash(str(target), text, answered, silent=silent, metadata=metadata),
         target=target,
         text=text,
         metadata=packed,
@@ -138,6 +134,22 @@ def check(
         at_ms=at_ms,
         expires_ms=expires_ms,
     )
+
+
+def body_hash(
+    target: str,
+    text: str,
+    reply_to: str | None = None,
+    *,
+    silent: bool = False,
+    metadata: Mapping[str, object] | None = None,
+) -> str:
+    """Give what tells one body from another under the same key."""
+    body = orjson.dumps(
+        [target, text, reply_to, silent, metadata and dict(metadata)],
+        option=orjson.OPT_SORT_KEYS,
+    )
+    return hashlib.sha256(body).hexdigest()
 
 
 def _string(name: str, value: object) -> str:
@@ -172,7 +184,12 @@ def _target(text: str, thread: str | None) -> Target:
     return Target(target.platform, target.chat_id, target.account, named)
 
 
-def _check_text(target: Target, text: str) -> None:
+def check_text(target: Target, text: str) -> None:
+    """Refuse a text that could not be sent.
+
+    Raises:
+        Refused: Says what would be right.
+    """
     if not text.strip():
         raise Refused("text is empty: give at least one visible character")
     if "\0" in text:

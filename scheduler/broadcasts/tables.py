@@ -32,6 +32,11 @@ class AudienceMemberRow(SQLModel, table=True):
     n: int = Field(primary_key=True, sa_type=BigInteger)
     #: As a line named it: `telegram:123`, `user:alice`.
     target: str
+    #: The parts of the target; of a person only where their name is an account's.
+    platform: str | None = None
+    account: str = ""
+    chat_id: str | None = None
+    thread_id: str | None = None
     #: What the line says of them, for the template; beside what is known of the person.
     attributes: dict[str, Any] | None = Field(default=None, sa_type=JSON)
 
@@ -89,6 +94,10 @@ class RecipientRow(SQLModel, table=True):
     target: str
     platform: str | None = None
     account: str = ""
-    #: Why this one is left out: `opted_out`, `dead`, `no_route`, `unknown_platform`.
+    #: `None` where the direct chat has to be opened first.
+    chat_id: str | None = None
+    thread_id: str | None = None
+    #: Why this one is left out, one of `scheduler.broadcasts.draw.Excluded`.
     excluded: str | None = None
+    #: What the template is filled with, as it was when that was checked.
     attributes: dict[str, Any] | None = Field(default=None, sa_type=JSON)

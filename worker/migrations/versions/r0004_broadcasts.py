@@ -20,6 +20,10 @@ def upgrade() -> None:
         sa.Column("audience", sa.Text, primary_key=True),
         sa.Column("n", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("target", sa.Text, nullable=False),
+        sa.Column("platform", sa.Text),
+        sa.Column("account", sa.Text, nullable=False),
+        sa.Column("chat_id", sa.Text),
+        sa.Column("thread_id", sa.Text),
         sa.Column("attributes", sa.JSON),
     )
     op.create_table(
@@ -50,6 +54,8 @@ def upgrade() -> None:
         sa.Column("target", sa.Text, nullable=False),
         sa.Column("platform", sa.Text),
         sa.Column("account", sa.Text, nullable=False),
+        sa.Column("chat_id", sa.Text),
+        sa.Column("thread_id", sa.Text),
         sa.Column("excluded", sa.Text),
         sa.Column("attributes", sa.JSON),
     )
