@@ -6,6 +6,7 @@ from datetime import timedelta
 from scheduler.clock import (
     Clock,
     DatabaseClock,
+    feeding,
     firing,
     following,
     relaying,
@@ -37,6 +38,7 @@ def main() -> int:
         firing(database, clock),
         relaying(database, clock),
         republishing(database),
+        feeding(database),
         repairing(database, resolver),
         following(database, resolver),
         sweeping(database),

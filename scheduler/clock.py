@@ -25,6 +25,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
+from scheduler.broadcasts.feed import feed
 from scheduler.fire import fire_due
 from scheduler.mirror_repair import MirrorRepair
 from scheduler.moves import follow_moves
@@ -49,6 +50,8 @@ _FOLLOW_S = 3.0
 _REPUBLISH_S = 2.0
 #: Seconds between looks for what is held in order without reason.
 _SWEEP_S = 5.0
+#: Seconds between two feeds while a broadcast runs: a fraction of what a feed lets go.
+_FEED_S = 0.5
 #: Batches of due schedules in one tick, so that the relay has its turn.
 _BATCHES = 20
 
@@ -206,6 +209,11 @@ def firing(engine: Engine, clock: DatabaseClock) -> Pass:
 def relaying(engine: Engine, clock: DatabaseClock) -> Pass:
     """Give the pass that publishes what is due, lost or unpublished."""
     return Pass("relay", lambda: clock.seconds_until(relay(engine)))
+
+
+def feeding(engine: Engine) -> Pass:
+    """Give the pass that lets go what running broadcasts may send."""
+    return Pass("feed", lambda: _FEED_S if feed(engine) else None)
 
 
 def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:
