@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
 from scheduler.broadcasts.feed import feed
+from scheduler.broadcasts.oversee import Overseer
 from scheduler.fire import fire_due
 from scheduler.mirror_repair import MirrorRepair
 from scheduler.moves import follow_moves
@@ -214,6 +215,12 @@ def relaying(engine: Engine, clock: DatabaseClock) -> Pass:
 def feeding(engine: Engine) -> Pass:
     """Give the pass that lets go what running broadcasts may send."""
     return Pass("feed", lambda: _FEED_S if feed(engine) else None)
+
+
+def overseeing(engine: Engine) -> Pass:
+    """Give the pass that ends and halts broadcasts."""
+    overseer = Overseer(engine)
+    return Pass("oversee", lambda: _FEED_S if overseer.run() else None)
 
 
 def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:

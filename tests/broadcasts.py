@@ -12,6 +12,7 @@ from worker.database import NOW_MS
 from worker.intake import check
 from worker.lanes import Lane
 from worker.order import WAITS_FOR_BROADCAST
+from worker.states import ENDS, State
 
 
 def telegram(count: int, first: int = 1) -> list[str]:
@@ -102,11 +103,12 @@ def stored(engine: Engine, id_: str) -> BroadcastRow:
 
 
 def end(engine: Engine, id_: str, state: str, count: int, kind: str | None = None) -> None:
-    """Let some deliveries that were let go end now, as a worker would."""
+    """Give some deliveries that were let go a state, as a worker would."""
+    at = NOW_MS[engine.dialect.name] if State(state) in ENDS else "NULL"
     with engine.begin() as connection:
         connection.execute(
             text(
-                f"UPDATE delivery SET state = :state, ended_ms = {NOW_MS[engine.dialect.name]}, "
+                f"UPDATE delivery SET state = :state, ended_ms = {at}, "
                 "error_kind = :kind WHERE id IN (SELECT id FROM delivery WHERE broadcast_id = :id "
                 "AND state = 'queued' ORDER BY id LIMIT :count)"
             ),

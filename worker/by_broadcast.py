@@ -130,6 +130,12 @@ def let_go(connection: Connection, ids: Sequence[str]) -> list[ToPublish]:
     return sorted((ToPublish(row.id, Lane(row.lane)) for row in rows), key=lambda row: row.id)
 
 
+def any_let_go(connection: Connection, broadcast_id: str) -> bool:
+    """Tell whether there is anything to take back."""
+    query = f"SELECT 1 FROM delivery WHERE broadcast_id = :id AND {_LET_GO} LIMIT 1"
+    return connection.execute(text(query), {"id": broadcast_id}).first() is not None
+
+
 def take_back(connection: Connection, broadcast_id: str) -> int:
     """Hold again what was let go and is not with a worker; give how many."""
     dialect = connection.dialect.name
@@ -148,16 +154,14 @@ def cancel_let_go(connection: Connection, broadcast_id: str) -> int:
     return len(_cancel(connection, broadcast_id, _LET_GO, {}))
 
 
-def cancel_held(connection: Connection, broadcast_id: str, *, after: str = "") -> str | None:
-    """End the next batch of what is held; give its last id, `None` when none was left.
+def cancel_held(connection: Connection, broadcast_id: str, *, after: str = "") -> list[str]:
+    """End the next batch of what is held; give its ids, none when none is left.
 
     Args:
         after: The last id of the batch before.
     """
     which = "state = 'held' AND id > :after ORDER BY id LIMIT :limit"
-    return max(
-        _cancel(connection, broadcast_id, which, {"after": after, "limit": BATCH}), default=None
-    )
+    return _cancel(connection, broadcast_id, which, {"after": after, "limit": BATCH})
 
 
 def _cancel(

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 
 import typer
 
+from scheduler.cli.broadcasts import app as broadcasts
 from scheduler.cli.deliveries import app as deliveries
 from scheduler.cli.guarantees import add_to as add_guarantees
 from scheduler.cli.history import add_to as add_history
@@ -17,6 +18,7 @@ from scheduler.cli.rejected import app as rejected
 from scheduler.cli.running import add_to as add_running
 from scheduler.cli.schedules import app as schedules
 from scheduler.cli.send import add_to as add_send
+from scheduler.cli.steering import add_to as add_steering
 
 __all__ = ["main"]
 
@@ -30,6 +32,8 @@ app = typer.Typer(
 add_running(app)
 add_send(app)
 app.add_typer(schedules, name="schedule")
+add_steering(broadcasts)
+app.add_typer(broadcasts, name="broadcast")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(rejected, name="rejected")
 app.add_typer(identity, name="identity")
