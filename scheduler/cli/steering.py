@@ -1,4 +1,4 @@
-"""`mirrorpost broadcast pause|resume|cancel|status|watch|results`: a broadcast under way."""
+"""`mirrorpost broadcast pause|resume|cancel`: what a person does about a broadcast under way."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ import typer
 from scheduler.cli.output import Json, note, print_json, print_line
 from scheduler.cli.progress import uninterrupted
 from scheduler.cli.state import database, say_only_errors
+from scheduler.cli.watching import add_to as add_watching
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The broadcast's name.")]
 
@@ -16,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: mirrorpost broadcast pause spring-news")(pause)
     app.command(epilog="Example: mirrorpost broadcast resume spring-news")(resume)
     app.command(epilog="Example: mirrorpost broadcast cancel spring-news")(cancel)
+    add_watching(app)
 
 
 def pause(name: Name, json: Json = False) -> None:
