@@ -26,6 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
 from scheduler.broadcasts.fanout import fan_out, waiting
+from scheduler.broadcasts.feed import feed
+from scheduler.broadcasts.oversee import Overseer
 from scheduler.fire import fire_due
 from scheduler.mirror_repair import MirrorRepair
 from scheduler.moves import follow_moves
@@ -54,6 +56,8 @@ _SWEEP_S = 5.0
 _FAN_OUT_S = 0.4
 #: Seconds until the next tick while broadcasts are being fanned out.
 _SOON_S = 0.005
+#: Seconds between two feeds while a broadcast runs: a fraction of what a feed lets go.
+_FEED_S = 0.5
 #: Batches of due schedules in one tick, so that the relay has its turn.
 _BATCHES = 20
 
@@ -229,6 +233,17 @@ def fanning_out(engine: Engine) -> Pass:
         return None
 
     return Pass("fan_out", run)
+
+
+def feeding(engine: Engine) -> Pass:
+    """Give the pass that lets go what running broadcasts may send."""
+    return Pass("feed", lambda: _FEED_S if feed(engine) else None)
+
+
+def overseeing(engine: Engine) -> Pass:
+    """Give the pass that ends and halts broadcasts."""
+    overseer = Overseer(engine)
+    return Pass("oversee", lambda: _FEED_S if overseer.run() else None)
 
 
 def repairing(engine: Engine, resolver: IdentityResolverProtocol) -> Pass:

@@ -13,10 +13,11 @@ from sqlalchemy import Engine, text
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from scheduler.broadcasts.tables import BroadcastRow
 from scheduler.when import to_ms
 from worker.database import reading
 from worker.errors import NotFound, Refused
-from worker.order import WAITS
+from worker.order import WAITS, WAITS_FOR_BROADCAST
 from worker.states import State
 from worker.tables import IN_ORDER, AttemptRow, DeadTargetRow, DeliveryRow
 from worker.taxonomy import ErrorKind
@@ -58,6 +59,7 @@ class Filter:
     Attributes:
         since: Asked for at this time or later.
         error_kind: Of the last error, see `worker.taxonomy.ErrorKind`.
+        broadcast: The id of the broadcast that they are a part of.
     """
 
     status: str | None = None
@@ -65,6 +67,7 @@ class Filter:
     platform: str | None = None
     since: datetime | None = None
     error_kind: str | None = None
+    broadcast: str | None = None
 
 
 def newest(engine: Engine, which: Filter, *, limit: int = 50) -> Sequence[DeliveryRow]:
@@ -111,13 +114,15 @@ def _where(query: SelectOfScalar[T], which: Filter) -> SelectOfScalar[T]:
             raise Refused(f"status {which.status!r} is not known: {', '.join(State)}")
         query = query.where(DeliveryRow.state == which.status)
     if which.error_kind is not None:
-        if which.error_kind not in {*ErrorKind, WAITS}:
+        if which.error_kind not in {*ErrorKind, WAITS, WAITS_FOR_BROADCAST}:
             raise Refused(f"error kind {which.error_kind!r} is not known: {', '.join(ErrorKind)}")
         query = query.where(DeliveryRow.error_kind == which.error_kind)
     if which.target is not None:
         query = query.where(DeliveryRow.target == which.target)
     if which.platform is not None:
         query = query.where(DeliveryRow.platform == which.platform)
+    if which.broadcast is not None:
+        query = query.where(DeliveryRow.broadcast_id == which.broadcast)
     if which.since is not None:
         query = query.where(col(DeliveryRow.id) >= first_id(which.since))
     return query
@@ -166,3 +171,11 @@ def head_of(engine: Engine, delivery: DeliveryRow) -> str | None:
     with reading(engine) as connection:
         found = connection.execute(query, {"key": delivery.order_key, "seq": delivery.seq})
         return found.scalar_one_or_none()
+
+
+def broadcast_of(engine: Engine, delivery: DeliveryRow) -> BroadcastRow | None:
+    """Give the broadcast that a delivery is a part of."""
+    if delivery.broadcast_id is None:
+        return None
+    with reading(engine) as connection, Session(connection) as session:
+        return session.get(BroadcastRow, delivery.broadcast_id)

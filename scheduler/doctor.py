@@ -29,6 +29,7 @@ from worker.settings import (
     credentials,
     missing_variables,
 )
+from worker.tables import HELD_OTHERWISE
 
 #: Seconds that a server has to answer.
 _WITHIN_S = 3.0
@@ -46,7 +47,7 @@ _OVERDUE = text(
 _HELD = text(
     "SELECT count(*), max(error_text), (SELECT credential_print FROM dead_credential "
     "WHERE platform = :platform AND account = :account) FROM delivery "
-    "WHERE state = 'held' AND platform = :platform AND account = :account "
+    f"WHERE {HELD_OTHERWISE} AND platform = :platform AND account = :account "
     "AND error_kind <> 'order'"
 )
 

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
-from scheduler.deliveries import attempts_of, head_of, noted_of
+from scheduler.broadcasts.tables import BroadcastRow
+from scheduler.broadcasts.words import why_it_waits
+from scheduler.deliveries import attempts_of, broadcast_of, head_of, noted_of
 from scheduler.occasion import Occasion, occasion_of
 from worker.backoff import MAX_ATTEMPTS
 from worker.database import now_ms, reading
-from worker.order import WAITS
+from worker.order import WAITS, WAITS_FOR_BROADCAST
 from worker.states import ENDS, State
 from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
 from worker.taxonomy import CONSEQUENCES, Again, ErrorKind
@@ -47,6 +49,7 @@ def explain_stored(engine: Engine, delivery: DeliveryRow) -> list[str]:
         occasion=occasion_of(engine, delivery.key),
         noted=noted_of(engine, delivery),
         head=head_of(engine, delivery) if delivery.error_kind == WAITS else None,
+        broadcast=broadcast_of(engine, delivery),
     )
 
 
@@ -58,27 +61,33 @@ def explain(
     occasion: Occasion | None = None,
     noted: DeadTargetRow | None = None,
     head: str | None = None,
+    broadcast: BroadcastRow | None = None,
 ) -> list[str]:
     """Say why a delivery is where it is, one sentence or two a line, in the order of events.
 
     Args:
         noted: What is noted of its chat now.
         head: The delivery for which it is held in the order of its chat.
+        broadcast: What it is a part of.
     """
     return [
         f"Delivery {delivery.id} to {delivery.target}: {delivery.state}.",
-        _origin(delivery, occasion),
+        _origin(delivery, occasion, broadcast),
         *_timing(delivery),
         *_route(delivery),
         *(_tried(attempt) for attempt in attempts),
-        *_standing(delivery, now_ms, head),
+        *_standing(delivery, now_ms, head, broadcast),
         *_until_when(delivery, noted, now_ms),
         *_doubt(delivery),
         *_mirrored(delivery),
     ]
 
 
-def _origin(delivery: DeliveryRow, occasion: Occasion | None) -> str:
+def _origin(
+    delivery: DeliveryRow, occasion: Occasion | None, broadcast: BroadcastRow | None
+) -> str:
+    if broadcast is not None:
+        return f"It is a part of broadcast {broadcast.name!r}, made {_time(delivery.created_ms)}."
     if occasion is not None:
         missed = ""
         if occasion.missed:
@@ -145,7 +154,7 @@ def _tried(attempt: AttemptRow) -> str:
 
 
 def _standing(  # noqa: PLR0911 - one a state
-    delivery: DeliveryRow, now_ms: int, head: str | None
+    delivery: DeliveryRow, now_ms: int, head: str | None, broadcast: BroadcastRow | None
 ) -> list[str]:
     """Say what the state means and what happens next."""
     why = delivery.error_text or "no reason is stored"
@@ -164,6 +173,8 @@ def _standing(  # noqa: PLR0911 - one a state
                 f"It is tried again {when}, at {_time(delivery.due_ms)} ({why}). "
                 f"{_used(delivery.attempts_used)}"
             ]
+        case State.HELD if delivery.error_kind == WAITS_FOR_BROADCAST:
+            return [why_it_waits(broadcast)]
         case State.HELD:
             return [_held(delivery, why, head)]
         case State.UNKNOWN:

@@ -16,7 +16,7 @@ from worker.by_hand import RETRYABLE, Resolution
 from worker.database import now_ms, reading
 from worker.doubt import Way, choose
 from worker.errors import Refused
-from worker.order import WAITS
+from worker.order import WAITS, WAITS_FOR_BROADCAST
 from worker.platforms import platforms
 from worker.states import State
 from worker.tables import DeliveryRow
@@ -73,6 +73,8 @@ def _why_not(row: DeliveryRow, now: int) -> str | None:
             "waits for an earlier delivery of its chat: retry or cancel that one, see mirrorpost "
             f"deliveries explain {row.id}"
         )
+    if row.state == State.HELD and row.error_kind == WAITS_FOR_BROADCAST:
+        return f"waits for its broadcast, see mirrorpost deliveries explain {row.id}"
     if row.state not in RETRYABLE:
         return f"is {row.state}: only those that are {', '.join(RETRYABLE)} can be tried again"
     if row.expires_ms is not None and row.expires_ms <= now:

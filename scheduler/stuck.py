@@ -10,15 +10,16 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, text
 
 from scheduler.deliveries import first_id
+from worker.tables import HELD_OTHERWISE
 
 _LATELY = timedelta(days=7)
 #: Kinds of unknown answers that are shown.
 _MOST_ANSWERS = 10
 
 _COUNTS = {
-    "held": "SELECT count(*) FROM delivery WHERE state = 'held' "
+    "held": f"SELECT count(*) FROM delivery WHERE {HELD_OTHERWISE} "
     "AND COALESCE(error_kind, '') <> 'order'",
-    "waiting_in_order": "SELECT count(*) FROM delivery WHERE state = 'held' "
+    "waiting_in_order": f"SELECT count(*) FROM delivery WHERE {HELD_OTHERWISE} "
     "AND error_kind = 'order'",
     "failed": "SELECT count(*) FROM delivery WHERE state = 'failed'",
     "unknown": "SELECT count(*) FROM delivery WHERE state = 'unknown'",

@@ -13,7 +13,8 @@ The tokens bound what happens over all processes, and without them nothing happe
     in an intake task after_insert, after_commit, before_ack
     in a worker       after_claim, after_permit, before_send, in_request, request_written,
                       after_answer, in_settle, in_mirror, after_settle
-    in a scheduler    in_fire, after_fire, in_relay, after_publish, in_fan_out, after_fan_out
+    in a scheduler    in_fire, after_fire, in_relay, in_feed, after_publish, in_fan_out,
+                      after_fan_out
     in a preflight    in_preflight
 """
 

@@ -15,7 +15,7 @@ from functools import cache
 import orjson
 from sqlalchemy import Connection, TextClause, text
 
-from worker.tables import IN_ORDER
+from worker.tables import HELD_OTHERWISE, IN_ORDER
 
 #: SQL for the place of a new row, the `n`-th of its statement. SQLite has no sequences, and one
 #: writer at a time: the last rowid makes one, with room for the rows of one statement and,
@@ -109,7 +109,7 @@ def sweep(connection: Connection) -> int:
     """
     lock = "" if connection.dialect.name == "sqlite" else "FOR UPDATE SKIP LOCKED"
     free = (
-        f"SELECT id FROM delivery WHERE state = 'held' AND error_kind = '{WAITS}' "
+        f"SELECT id FROM delivery WHERE {HELD_OTHERWISE} AND error_kind = '{WAITS}' "
         f"AND NOT {IS_BEHIND} LIMIT {_SWEEP} {lock}"
     )
     return len(connection.execute(text(_QUEUE.format(free))).all())

@@ -11,6 +11,10 @@ from sqlmodel import Field, SQLModel
 
 #: What is due and has not ended: these hold those behind them in the order of a chat.
 IN_ORDER = "state IN ('queued', 'sending', 'retrying', 'held')"
+#: What waits until its broadcast lets it go: maybe a million, in an index of its own.
+WAITS_FOR_ITS_BROADCAST = "state = 'held' AND error_kind = 'broadcast'"
+#: What is held for any other reason; few, and looked through often.
+HELD_OTHERWISE = "state = 'held' AND COALESCE(error_kind, '') <> 'broadcast'"
 
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
@@ -54,8 +58,8 @@ class DeliveryRow(SQLModel, table=True):
             "ix_delivery_held",
             "platform",
             "account",
-            sqlite_where=text("state = 'held'"),
-            postgresql_where=text("state = 'held'"),
+            sqlite_where=text(HELD_OTHERWISE),
+            postgresql_where=text(HELD_OTHERWISE),
         ),
         Index(
             "ix_delivery_expiring",
@@ -79,8 +83,26 @@ class DeliveryRow(SQLModel, table=True):
             "broadcast_id",
             "state",
             "id",
+            # Only so that counting a million by platform reads the index alone.
+            "platform",
             sqlite_where=text("broadcast_id IS NOT NULL"),
             postgresql_where=text("broadcast_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_delivery_waiting",
+            "broadcast_id",
+            "platform",
+            "account",
+            "id",
+            sqlite_where=text(WAITS_FOR_ITS_BROADCAST),
+            postgresql_where=text(WAITS_FOR_ITS_BROADCAST),
+        ),
+        Index(
+            "ix_delivery_ended",
+            "broadcast_id",
+            "ended_ms",
+            sqlite_where=text("broadcast_id IS NOT NULL AND ended_ms IS NOT NULL"),
+            postgresql_where=text("broadcast_id IS NOT NULL AND ended_ms IS NOT NULL"),
         ),
         Index(
             "ix_delivery_unmirrored",

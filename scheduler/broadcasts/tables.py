@@ -61,6 +61,7 @@ class BroadcastRow(SQLModel, table=True):
     created_ms: int = _ms(nullable=False)
     checked_ms: int | None = _ms()
     started_ms: int | None = _ms()
+    #: Of a cancelled one only when all of its deliveries are.
     ended_ms: int | None = _ms()
     #: Why it was paused or halted, in words.
     reason: str | None = None
@@ -74,6 +75,8 @@ class BroadcastRow(SQLModel, table=True):
     recipients: int = Field(default=0, sa_type=BigInteger)
     #: `n` of the last recipient that has a delivery.
     fanned_out: int = Field(default=0, sa_type=BigInteger)
+    #: What had come of it when a person let it go on: only what came after that is judged.
+    forgiven: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     #: What the preflight found.
     report: dict[str, Any] | None = Field(default=None, sa_type=JSON)
 

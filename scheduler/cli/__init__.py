@@ -19,6 +19,7 @@ from scheduler.cli.rejected import app as rejected
 from scheduler.cli.running import add_to as add_running
 from scheduler.cli.schedules import app as schedules
 from scheduler.cli.send import add_to as add_send
+from scheduler.cli.steering import add_to as add_steering
 
 __all__ = ["main"]
 
@@ -33,6 +34,7 @@ add_running(app)
 add_send(app)
 app.add_typer(schedules, name="schedule")
 app.add_typer(audiences, name="audience")
+add_steering(broadcasts)
 app.add_typer(broadcasts, name="broadcast")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(rejected, name="rejected")

@@ -30,14 +30,20 @@ def list_(  # noqa: PLR0917 - every parameter is an option of its own
         str | None, typer.Option(help="Asked for since: 2027-01-31T09:00, or 2d ago.")
     ] = None,
     error_kind: Annotated[str | None, typer.Option(help="Only with this last error.")] = None,
+    broadcast: Annotated[
+        str | None, typer.Option(help="Only those of the broadcast of this name.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
     json: Json = False,
 ) -> None:
     """List deliveries, the newest first."""
+    from scheduler.broadcasts.progress import named
     from scheduler.deliveries import Filter, newest
 
-    which = Filter(status, target, platform, parse_moment(since), error_kind)
-    rows = newest(database(), which, limit=limit + 1)
+    engine = database()
+    part_of = None if broadcast is None else named(engine, broadcast).id
+    which = Filter(status, target, platform, parse_moment(since), error_kind, part_of)
+    rows = newest(engine, which, limit=limit + 1)
     if len(rows) > limit:
         note(f"There are more; --limit {limit * 10} shows more of them.")
         rows = rows[:limit]

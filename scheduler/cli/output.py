@@ -36,6 +36,15 @@ def shown_time(epoch_ms: int | None) -> str:
     return f"{_EPOCH + timedelta(milliseconds=epoch_ms):%Y-%m-%d %H:%M:%S}Z"
 
 
+def shown_duration(seconds: int) -> str:
+    """Give seconds as a person would say them."""
+    minutes, s = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {s} s" if minutes else f"{s} s"
+
+
 def print_json(value: object) -> None:
     """Print one JSON value."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

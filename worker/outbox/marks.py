@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
+from worker.tables import HELD_OTHERWISE
+
 
 def mark_mirror_failed(connection: Connection, delivery_ids: Sequence[str]) -> None:
     """Note that what was sent is not in the history yet."""
@@ -30,7 +32,7 @@ def release_held(
     """Queue what waits for another credential than the one that is there now."""
     return connection.execute(
         text(
-            "UPDATE delivery SET state = 'queued', published_ms = 0 WHERE state = 'held' "
+            f"UPDATE delivery SET state = 'queued', published_ms = 0 WHERE {HELD_OTHERWISE} "
             "AND platform = :platform AND account = :account AND error_kind = 'auth' "
             "AND COALESCE(credential_print, '') <> :print"
         ),
@@ -43,7 +45,7 @@ def held_accounts(connection: Connection) -> list[tuple[str, str]]:
     rows = connection.execute(
         text(
             "SELECT DISTINCT platform, account FROM delivery "
-            "WHERE state = 'held' AND platform IS NOT NULL"
+            f"WHERE {HELD_OTHERWISE} AND platform IS NOT NULL"
         )
     )
     return [(row.platform, row.account) for row in rows]

@@ -7,6 +7,21 @@ revision = "0003"
 down_revision = "0002"
 
 _COLUMNS = ("refers_to", "action", "topic", "broadcast_id")
+_INDEXES = {
+    "ix_delivery_broadcast": (
+        ["broadcast_id", "state", "id", "platform"],
+        "broadcast_id IS NOT NULL",
+    ),
+    "ix_delivery_waiting": (
+        ["broadcast_id", "platform", "account", "id"],
+        "state = 'held' AND error_kind = 'broadcast'",
+    ),
+    "ix_delivery_ended": (
+        ["broadcast_id", "ended_ms"],
+        "broadcast_id IS NOT NULL AND ended_ms IS NOT NULL",
+    ),
+}
+_HELD = "state = 'held'"
 
 
 def upgrade() -> None:
@@ -17,12 +32,14 @@ def upgrade() -> None:
         sa.Column("refers_to", sa.String(32)),
     ):
         op.add_column("delivery", column)
-    op.create_index(
-        "ix_delivery_broadcast",
-        "delivery",
-        ["broadcast_id", "state", "id"],
-        sqlite_where=sa.text("broadcast_id IS NOT NULL"),
-        postgresql_where=sa.text("broadcast_id IS NOT NULL"),
+    for name, (columns, where) in _INDEXES.items():
+        _index(name, columns, where)
+    # A broadcast's waiting rows are looked through by nobody who looks for held ones.
+    op.drop_index("ix_delivery_held", "delivery")
+    _index(
+        "ix_delivery_held",
+        ["platform", "account"],
+        f"{_HELD} AND COALESCE(error_kind, '') <> 'broadcast'",
     )
     op.create_table(
         "person",
@@ -49,6 +66,15 @@ def downgrade() -> None:
     op.drop_index("ix_person_tag_user", "person_tag")
     op.drop_table("person_tag")
     op.drop_table("person")
-    op.drop_index("ix_delivery_broadcast", "delivery")
+    op.drop_index("ix_delivery_held", "delivery")
+    _index("ix_delivery_held", ["platform", "account"], _HELD)
+    for name in _INDEXES:
+        op.drop_index(name, "delivery")
     for column in _COLUMNS:
         op.drop_column("delivery", column)
+
+
+def _index(name: str, columns: list[str], where: str) -> None:
+    op.create_index(
+        name, "delivery", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where)
+    )

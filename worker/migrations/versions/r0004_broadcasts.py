@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("canary_done", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.Column("recipients", sa.BigInteger, nullable=False),
         sa.Column("fanned_out", sa.BigInteger, nullable=False),
+        sa.Column("forgiven", sa.JSON),
         sa.Column("report", sa.JSON),
     )
     op.create_table(
