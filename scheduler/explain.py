@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine
 
 from scheduler.deliveries import attempts_of, head_of, noted_of
+from scheduler.explain_amend import amended_by, changed, changes
+from scheduler.explain_amend import mirrored as amendment_mirrored
 from scheduler.occasion import Occasion, occasion_of
 from worker.backoff import MAX_ATTEMPTS
 from worker.database import now_ms, reading
@@ -47,6 +49,7 @@ def explain_stored(engine: Engine, delivery: DeliveryRow) -> list[str]:
         occasion=occasion_of(engine, delivery.key),
         noted=noted_of(engine, delivery),
         head=head_of(engine, delivery) if delivery.error_kind == WAITS else None,
+        amendments=amended_by(engine, delivery),
     )
 
 
@@ -58,23 +61,27 @@ def explain(
     occasion: Occasion | None = None,
     noted: DeadTargetRow | None = None,
     head: str | None = None,
+    amendments: Sequence[DeliveryRow] = (),
 ) -> list[str]:
     """Say why a delivery is where it is, one sentence or two a line, in the order of events.
 
     Args:
         noted: What is noted of its chat now.
         head: The delivery for which it is held in the order of its chat.
+        amendments: The deliveries that change what it has sent, in their order.
     """
     return [
         f"Delivery {delivery.id} to {delivery.target}: {delivery.state}.",
         _origin(delivery, occasion),
+        *changes(delivery),
         *_timing(delivery),
         *_route(delivery),
         *(_tried(attempt) for attempt in attempts),
         *_standing(delivery, now_ms, head),
         *_until_when(delivery, noted, now_ms),
         *_doubt(delivery),
-        *_mirrored(delivery),
+        *(_mirrored(delivery) if delivery.refers_to is None else amendment_mirrored(delivery)),
+        *changed(amendments),
     ]
 
 

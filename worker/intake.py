@@ -172,7 +172,12 @@ def _target(text: str, thread: str | None) -> Target:
     return Target(target.platform, target.chat_id, target.account, named)
 
 
-def _check_text(target: Target, text: str) -> None:
+def check_words(text: str) -> None:
+    """Demand a text that can be shown and stored.
+
+    Raises:
+        Refused: One line that says what is wrong and what would be right.
+    """
     if not text.strip():
         raise Refused("text is empty: give at least one visible character")
     if "\0" in text:
@@ -181,6 +186,10 @@ def _check_text(target: Target, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise Refused("text has half of a surrogate pair: send valid Unicode") from None
+
+
+def _check_text(target: Target, text: str) -> None:
+    check_words(text)
     capability = None if target.is_person else platform(target.platform).capability
     if capability is None or capability.splits:
         length, limit = len(text), _MAX_TEXT

@@ -7,6 +7,8 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 
 import typer
 
+from scheduler.cli.amend import add_to_broadcast as add_amend
+from scheduler.cli.broadcasts import app as broadcasts
 from scheduler.cli.deliveries import app as deliveries
 from scheduler.cli.guarantees import add_to as add_guarantees
 from scheduler.cli.history import add_to as add_history
@@ -31,6 +33,8 @@ add_running(app)
 add_send(app)
 app.add_typer(schedules, name="schedule")
 app.add_typer(deliveries, name="deliveries")
+app.add_typer(broadcasts, name="broadcast")
+add_amend(broadcasts)
 app.add_typer(rejected, name="rejected")
 app.add_typer(identity, name="identity")
 add_history(app)

@@ -24,6 +24,13 @@ def upgrade() -> None:
         sqlite_where=sa.text("broadcast_id IS NOT NULL"),
         postgresql_where=sa.text("broadcast_id IS NOT NULL"),
     )
+    op.create_index(
+        "ix_delivery_refers_to",
+        "delivery",
+        ["refers_to"],
+        sqlite_where=sa.text("refers_to IS NOT NULL"),
+        postgresql_where=sa.text("refers_to IS NOT NULL"),
+    )
     op.create_table(
         "person",
         sa.Column("unified_user", sa.Text, primary_key=True),
@@ -49,6 +56,7 @@ def downgrade() -> None:
     op.drop_index("ix_person_tag_user", "person_tag")
     op.drop_table("person_tag")
     op.drop_table("person")
+    op.drop_index("ix_delivery_refers_to", "delivery")
     op.drop_index("ix_delivery_broadcast", "delivery")
     for column in _COLUMNS:
         op.drop_column("delivery", column)
