@@ -11,6 +11,8 @@ from sqlalchemy import Engine
 from scheduler.broadcasts.tables import BroadcastRow
 from scheduler.broadcasts.words import why_it_waits
 from scheduler.deliveries import attempts_of, broadcast_of, head_of, noted_of
+from scheduler.explain_amend import amended_by, changed, changes
+from scheduler.explain_amend import mirrored as amendment_mirrored
 from scheduler.occasion import Occasion, occasion_of
 from worker.backoff import MAX_ATTEMPTS
 from worker.database import now_ms, reading
@@ -50,6 +52,7 @@ def explain_stored(engine: Engine, delivery: DeliveryRow) -> list[str]:
         noted=noted_of(engine, delivery),
         head=head_of(engine, delivery) if delivery.error_kind == WAITS else None,
         broadcast=broadcast_of(engine, delivery),
+        amendments=amended_by(engine, delivery),
     )
 
 
@@ -62,6 +65,7 @@ def explain(
     noted: DeadTargetRow | None = None,
     head: str | None = None,
     broadcast: BroadcastRow | None = None,
+    amendments: Sequence[DeliveryRow] = (),
 ) -> list[str]:
     """Say why a delivery is where it is, one sentence or two a line, in the order of events.
 
@@ -69,17 +73,20 @@ def explain(
         noted: What is noted of its chat now.
         head: The delivery for which it is held in the order of its chat.
         broadcast: What it is a part of.
+        amendments: The deliveries that change what it has sent, in their order.
     """
     return [
         f"Delivery {delivery.id} to {delivery.target}: {delivery.state}.",
         _origin(delivery, occasion, broadcast),
+        *changes(delivery),
         *_timing(delivery),
         *_route(delivery),
         *(_tried(attempt) for attempt in attempts),
         *_standing(delivery, now_ms, head, broadcast),
         *_until_when(delivery, noted, now_ms),
         *_doubt(delivery),
-        *_mirrored(delivery),
+        *(_mirrored(delivery) if delivery.refers_to is None else amendment_mirrored(delivery)),
+        *changed(amendments),
     ]
 
 

@@ -127,7 +127,12 @@ def _deliveries(engine: Engine, whom: Person) -> list[str]:
     for number, (platform, account) in enumerate(whom.accounts):
         theirs.append(f"(platform = :p{number} AND chat_id = :a{number})")
         values |= {f"p{number}": platform, f"a{number}": account}
-    query = f"SELECT id FROM delivery WHERE {' OR '.join(theirs)} ORDER BY id"
+    # What changed their messages has their texts as well, wherever it went.
+    query = (
+        f"WITH theirs AS (SELECT id FROM delivery WHERE {' OR '.join(theirs)}) "
+        "SELECT id FROM theirs UNION SELECT id FROM delivery "
+        "WHERE refers_to IS NOT NULL AND refers_to IN (SELECT id FROM theirs) ORDER BY id"
+    )
     with reading(engine) as connection:
         return list(connection.execute(_with_list(query, "targets"), values).scalars())
 

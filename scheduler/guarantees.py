@@ -1,4 +1,4 @@
-"""What each platform guarantees about a send whose answer never came, by its own declaration.
+"""What each platform guarantees about a send, and whether it can be changed, by its own word.
 
 Called by the command line, and by the test that keeps the README's table true.
 """
@@ -6,9 +6,9 @@ Called by the command line, and by the test that keeps the README's table true.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worker.platforms.base import Asks, Dedup, Platform
+from worker.platforms.base import Asks, Dedup, Edits, Platform, Retracts
 
-HEADINGS = ("platform", "when no answer came", "policy resend", "policy hold")
+HEADINGS = ("platform", "when no answer came", "policy resend", "policy hold", "edit and retract")
 _ONCE = "exactly once"
 _MARKED = "at least once, marked"
 _HELD = "at most once, held"
@@ -23,16 +23,21 @@ INTAKE = (
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """What becomes of a send that may have been accepted."""
+    """What becomes of a send that may have been accepted, and of one that was.
+
+    Attributes:
+        amend: Whether what was sent can be edited and retracted.
+    """
 
     platform: str
     ambiguous: str
     resend: str
     hold: str
+    amend: str
 
-    def cells(self) -> tuple[str, str, str, str]:
+    def cells(self) -> tuple[str, ...]:
         """Give the cells of its line under `HEADINGS`."""
-        return (self.platform, self.ambiguous, self.resend, self.hold)
+        return (self.platform, self.ambiguous, self.resend, self.hold, self.amend)
 
 
 def guarantees(platforms: Mapping[str, Platform]) -> list[Guarantee]:
@@ -43,11 +48,12 @@ def guarantees(platforms: Mapping[str, Platform]) -> list[Guarantee]:
 def _of(name: str, adapter: Platform) -> Guarantee:
     capability = adapter.capability
     window = capability.dedup_window_s
+    amend = _amend(adapter)
     once = _ONCE if capability.dedup_if is None else f"{_ONCE} if {capability.dedup_if}"
     if capability.dedup is Dedup.KEY and window is None:
         # Whether the condition holds is not to be seen from here, so no policy comes after it.
         surely = once if capability.dedup_if is None else f"{once}, else at least once"
-        return Guarantee(name, "sent again under the same key", surely, surely)
+        return Guarantee(name, "sent again under the same key", surely, surely, amend)
     if capability.dedup is Dedup.KEY:
         within = f"within {window:g} s"
         return Guarantee(
@@ -55,6 +61,7 @@ def _of(name: str, adapter: Platform) -> Guarantee:
             f"sent again under the same key {within}, then by policy",
             f"{once} {within}, then {_MARKED}",
             f"{once} {within}, then {_HELD}",
+            amend,
         )
     if isinstance(adapter, Asks):
         return Guarantee(
@@ -62,8 +69,16 @@ def _of(name: str, adapter: Platform) -> Guarantee:
             "asked for, and sent again if it is not there; by policy where it cannot be told",
             f"{once}, else {_MARKED}",
             f"{once}, else {_HELD}",
+            amend,
         )
-    return Guarantee(name, _BLIND, _MARKED, _HELD)
+    return Guarantee(name, _BLIND, _MARKED, _HELD, amend)
+
+
+def _amend(adapter: Platform) -> str:
+    able = {"edit": isinstance(adapter, Edits), "retract": isinstance(adapter, Retracts)}
+    if all(able.values()):
+        return "yes"
+    return next((f"{action} only" for action, can in able.items() if can), "no")
 
 
 def as_markdown(found: list[Guarantee]) -> list[str]:

@@ -13,8 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
 from scheduler.forget import FORGOTTEN
+from worker.actions import Action
 from worker.database import reading
+from worker.mirror_batch import change_of
 from worker.outbox import mark_mirrored
+from worker.sessions.amend import change_mirrors
 from worker.sessions.append import Mirror, insert_mirrors
 from worker.targets import parse_target
 
@@ -28,7 +31,8 @@ _SHOWN = 10
 
 _UNMIRRORED = text(
     "SELECT id, target, platform, chat_id, unified_user, text, metadata, source, receipt, "
-    "ended_ms FROM delivery WHERE mirror = 'failed' AND id > :after ORDER BY id LIMIT :limit"
+    "ended_ms, action, refers_to FROM delivery WHERE mirror = 'failed' AND id > :after "
+    "ORDER BY id LIMIT :limit"
 ).columns(metadata=JSON(), receipt=JSON())
 
 _UNWANTED = text("UPDATE delivery SET mirror = NULL WHERE id = :id AND text = :text")
@@ -77,8 +81,7 @@ def _write(engine: Engine, resolver: IdentityResolverProtocol, rows: Sequence[Ro
     placed = list(_place(resolver, rows))
     try:
         with engine.begin() as connection:
-            _insert(connection, placed)
-        return len(placed)
+            return _insert(connection, placed)
     except SQLAlchemyError as error:
         if len(placed) == 1:
             _log.warning(
@@ -112,14 +115,22 @@ def _person_of(row: Row[Any], resolver: IdentityResolverProtocol) -> str:
     return target.chat_id if target.is_person else resolver.resolve(target.platform, target.chat_id)
 
 
-def _insert(connection: Connection, placed: Sequence[_Placed]) -> None:
+def _insert(connection: Connection, placed: Sequence[_Placed]) -> int:
+    """Write mirrors, then what was changed in them; give how many rows are done with."""
     kept = [(row, user) for row, user in placed if row.text != FORGOTTEN]
-    insert_mirrors(connection, [_mirror(row, user) for row, user in kept])
-    for row, user in kept:
+    sends = [(row, user) for row, user in kept if row.action == Action.SEND]
+    insert_mirrors(connection, [_mirror(row, user) for row, user in sends])
+    for row, user in sends:
         mark_mirrored(connection, row.id, user)
+    others = [(row, user) for row, user in kept if row.action != Action.SEND]
+    waiting = change_mirrors(connection, [change_of(row) for row, _ in others])
+    for row, user in others:
+        if row.id not in waiting:
+            mark_mirrored(connection, row.id, user)
     if len(kept) < len(placed):
         # Sent while its person was being forgotten.
         connection.execute(_UNWANTED, [{"id": row.id, "text": FORGOTTEN} for row, _ in placed])
+    return len(placed) - len(waiting)
 
 
 def _mirror(row: Row[Any], user: str) -> Mirror:

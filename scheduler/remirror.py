@@ -21,7 +21,9 @@ _BATCH = 500
 _MISSING = text(
     "SELECT id FROM delivery WHERE id > :after AND state = 'sent' AND ended_ms >= :since "
     "AND text <> :forgotten "
-    "AND NOT EXISTS (SELECT 1 FROM message m WHERE m.delivery_id = delivery.id) "
+    # What was changed is written into the mirror of what it changed.
+    "AND NOT EXISTS (SELECT 1 FROM message m "
+    "WHERE m.delivery_id = COALESCE(delivery.refers_to, delivery.id)) "
     "ORDER BY id LIMIT :limit"
 )
 

@@ -86,6 +86,14 @@ class Homeserver:
             found.append(str(content["body"]))
         return found
 
+    def reads_now(self, room: str, event_id: str) -> str:
+        """Give what a message says after its edits, as the homeserver tells it to clients."""
+        path = f"{_CLIENT}/rooms/{quote(room, safe='')}/event/{quote(event_id, safe='')}"
+        event = self._call("GET", path, self.reader.token)
+        unsigned = event["unsigned"]
+        assert isinstance(unsigned, dict)
+        return str(unsigned["m.relations"]["m.replace"]["content"]["m.new_content"]["body"])
+
     def lift_limits(self, account: Account) -> None:
         """Let an account write as fast as it likes."""
         path = f"/_synapse/admin/v1/users/{quote(account.user_id)}/override_ratelimit"

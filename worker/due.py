@@ -156,7 +156,8 @@ def rescue(
     be `asked` they are tried again, in doubt. Elsewhere by their policy: sent again, marked as
     a possible duplicate, or `unknown`, unless their worker noted that it had not begun. The
     attempt counts, so that a delivery which kills its worker comes to an end; and from its
-    second death on it waits, so that it takes none of its neighbours along.
+    second death on it waits, so that it takes none of its neighbours along. What edits or
+    retracts is never in doubt: it is tried again, and fails in the end.
 
     Args:
         min_age_ms: Milliseconds since the first claim for which none is given up.
@@ -165,7 +166,9 @@ def rescue(
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
     names = {f"k{n}": name for n, name in enumerate(keyed)}
     names |= {f"a{n}": name for n, name in enumerate(asked)}
-    safe = f"COALESCE(platform IN ({', '.join(f':{n}' for n in names)}), false)"
+    safe = (
+        f"(action <> 'send' OR COALESCE(platform IN ({', '.join(f':{n}' for n in names)}), false))"
+    )
     values: dict[str, object] = {**names, "min_age_ms": min_age_ms}
     rows = connection.execute(_rescue(dialect, safe, lock), values).all()
     if rows:
@@ -201,6 +204,7 @@ def _rescue(dialect: str, safe: str, lock: str) -> TextClause:
         f"""
         UPDATE delivery SET
           state = CASE
+            WHEN {spent} AND action <> 'send' THEN 'failed'
             WHEN {spent} THEN 'unknown'
             WHEN NOT {safe} AND policy = 'hold' AND doubt_ms IS NOT NULL THEN 'unknown'
             WHEN attempts_used = 0 THEN 'queued' ELSE 'retrying' END,
@@ -208,7 +212,8 @@ def _rescue(dialect: str, safe: str, lock: str) -> TextClause:
             WHEN {spent} OR NOT {safe} AND policy = 'hold' AND doubt_ms IS NOT NULL THEN {now} END,
           due_ms = CASE WHEN attempts_used = 0 THEN due_ms ELSE {now} + {spread} END,
           maybe_duplicate = maybe_duplicate OR NOT ({safe} OR {not_begun}),
-          doubt_ms = CASE WHEN {not_begun} THEN NULL ELSE COALESCE(doubt_ms, begun_ms) END,
+          doubt_ms = CASE WHEN {not_begun} OR action <> 'send' THEN NULL
+                     ELSE COALESCE(doubt_ms, begun_ms) END,
           attempts_used = attempts_used + 1, published_ms = {now},
           error_kind = 'ambiguous', error_text = 'the worker ended while it was sending',
           lease_until_ms = NULL, owner = NULL

@@ -184,11 +184,11 @@ def _target(text: str, thread: str | None) -> Target:
     return Target(target.platform, target.chat_id, target.account, named)
 
 
-def check_text(target: Target, text: str) -> None:
-    """Refuse a text that could not be sent.
+def check_words(text: str) -> None:
+    """Demand a text that can be shown and stored.
 
     Raises:
-        Refused: Says what would be right.
+        Refused: One line that says what is wrong and what would be right.
     """
     if not text.strip():
         raise Refused("text is empty: give at least one visible character")
@@ -198,6 +198,15 @@ def check_text(target: Target, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise Refused("text has half of a surrogate pair: send valid Unicode") from None
+
+
+def check_text(target: Target, text: str) -> None:
+    """Refuse a text that could not be sent to a target.
+
+    Raises:
+        Refused: Says what would be right.
+    """
+    check_words(text)
     capability = None if target.is_person else platform(target.platform).capability
     if capability is None or capability.splits:
         length, limit = len(text), _MAX_TEXT

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from resolvers import clear_session_context, set_session_context
+from worker.actions import Action
+from worker.amend import amend, message_ids, steps
 from worker.doubt import Way, ask, by_policy, choose, needs_note, passes
 from worker.errors import Misconfigured
 from worker.http import Client
@@ -26,7 +28,7 @@ from worker.platforms.base import (
     TellsLimits,
     Told,
 )
-from worker.rendering.split import split
+from worker.rendering.split import parts_of
 from worker.resolve import Resolved, Stop
 from worker.settings import Settings, credential_print, credentials, missing_variables, secrets
 from worker.states import State
@@ -79,7 +81,7 @@ class Bots:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A delivery that can be tried; `parts` is its whole text."""
+    """A delivery that can be tried; `parts` is its whole text, or what each message gets."""
 
     resolved: Resolved
     adapter: Platform
@@ -177,7 +179,13 @@ def _check(resolved: Resolved, bots: Bots, settings: Settings) -> _Ready | Settl
     way = choose(adapter, claim.policy, doubt_s)
     if way is Way.STOP:
         return _stopped(resolved, State.UNKNOWN)
-    return _Ready(resolved, adapter, bot, fingerprint, way, _parts(claim.text, adapter))
+    sends = claim.action == Action.SEND
+    parts = parts_of(claim.text, adapter.capability) if sends else steps(claim, place, adapter)
+    return (
+        _not_asked(resolved, parts, place, settings)
+        if isinstance(parts, Failure)
+        else _Ready(resolved, adapter, bot, fingerprint, way, parts)
+    )
 
 
 async def _try(ready: _Ready, client: Client, duplicate_line: str) -> _Trial:
@@ -191,6 +199,10 @@ async def _try(ready: _Ready, client: Client, duplicate_line: str) -> _Trial:
             return _Trial(opened, replace(place, chat_id=None))
         place = replace(place, chat_id=opened)
     message = _message(claim, place, ready.parts)
+    if claim.action != Action.SEND:
+        changed = message_ids(claim)[message.part]
+        outcome = await amend(adapter, message, changed, bot, client)
+        return _Trial(_of_thread(outcome, message, adapter), place)
     cleared = False
     if way is Way.ASK and isinstance(adapter, Asks):
         found = await ask(adapter, message, bot, client)
@@ -205,12 +217,17 @@ async def _try(ready: _Ready, client: Client, duplicate_line: str) -> _Trial:
         message = _with_line(message, duplicate_line, adapter)
     answer = await client.send(adapter.request(message, bot))
     outcome = adapter.outcome(answer) if isinstance(answer, Response) else answer
-    if isinstance(outcome, Failure) and message.thread_id and adapter.capability.threads_are_chats:
-        outcome = replace(outcome, thread_only=True)
     told = None
     if adapter.capability.tells_limits and isinstance(answer, Response):
         told = adapter.told(answer) if isinstance(adapter, TellsLimits) else None
-    return _Trial(outcome, place, blind, cleared, told)
+    return _Trial(_of_thread(outcome, message, adapter), place, blind, cleared, told)
+
+
+def _of_thread(outcome: Outcome, message: Message, adapter: Platform) -> Outcome:
+    """Say of a failure in a thread that is a chat of its own that it is about the thread."""
+    if isinstance(outcome, Failure) and message.thread_id and adapter.capability.threads_are_chats:
+        return replace(outcome, thread_only=True)
+    return outcome
 
 
 def _message(claim: Claimed, place: Place, parts: Sequence[str]) -> Message:
@@ -238,13 +255,6 @@ async def _open(adapter: OpensChats, user_id: str, bot: Bot, client: Client) -> 
     if isinstance(opened, Failure) and opened.kind is ErrorKind.AMBIGUOUS:
         return replace(opened, kind=ErrorKind.TRANSIENT)
     return opened
-
-
-def _parts(text: str, adapter: Platform) -> Sequence[str]:
-    capability = adapter.capability
-    if not capability.splits:
-        return (text,)
-    return split(text, limit=capability.max_length, measure=capability.measure)
 
 
 def _with_line(message: Message, line: str, adapter: Platform) -> Message:

@@ -105,6 +105,12 @@ class DeliveryRow(SQLModel, table=True):
             postgresql_where=text("broadcast_id IS NOT NULL AND ended_ms IS NOT NULL"),
         ),
         Index(
+            "ix_delivery_refers_to",
+            "refers_to",
+            sqlite_where=text("refers_to IS NOT NULL"),
+            postgresql_where=text("refers_to IS NOT NULL"),
+        ),
+        Index(
             "ix_delivery_unmirrored",
             "id",
             sqlite_where=text("mirror = 'failed'"),

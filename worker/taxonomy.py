@@ -94,9 +94,14 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The platform's proof of acceptance: its message ids, at least one."""
+    """The platform's proof of acceptance: its message ids, at least one.
+
+    Attributes:
+        chat_id: Where it went, if the platform named another chat than the one that it was given.
+    """
 
     message_ids: tuple[str, ...]
+    chat_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

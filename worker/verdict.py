@@ -5,7 +5,7 @@ Pure. The pipeline calls `judge`; the outbox writes what it gives.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from worker.backoff import delay_s
@@ -151,6 +151,8 @@ def judge(
     if isinstance(outcome, Receipt):
         last = len(before) + 1 >= parts
         mirror = "failed" if place.unified_user is None else "done"
+        if outcome.chat_id is not None:
+            place = replace(place, chat_id=outcome.chat_id)
         return Settlement(
             claim.id,
             claim.attempt,

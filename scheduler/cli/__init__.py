@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 
 import typer
 
+from scheduler.cli.amend import add_to_broadcast as add_amend
 from scheduler.cli.audiences import app as audiences
 from scheduler.cli.broadcasts import app as broadcasts
 from scheduler.cli.deliveries import app as deliveries
@@ -35,6 +36,7 @@ add_send(app)
 app.add_typer(schedules, name="schedule")
 app.add_typer(audiences, name="audience")
 add_steering(broadcasts)
+add_amend(broadcasts)
 app.add_typer(broadcasts, name="broadcast")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(rejected, name="rejected")

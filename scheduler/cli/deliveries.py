@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scheduler.cli.amend import add_to as add_amend
 from scheduler.cli.fields import parse_moment
 from scheduler.cli.output import Json, iso, note, print_json, print_lines, print_table, shown_time
 from scheduler.cli.replay import add_to as add_replay
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="See what became of deliveries, and why.")
 
 add_replay(app)
+add_amend(app)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A delivery's id, or its beginning.")]
 
@@ -132,6 +134,8 @@ def as_object(row: "DeliveryRow") -> dict[str, object]:
         "order_key": row.order_key,
         "receipt": row.receipt,
         "mirror": row.mirror,
+        "action": row.action,
+        "refers_to": row.refers_to,
     }
 
 

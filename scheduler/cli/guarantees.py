@@ -1,4 +1,4 @@
-"""`mirrorpost guarantees`: what holds when a platform's answer never came."""
+"""`mirrorpost guarantees`: what holds when no answer came, and what can be changed later."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -19,7 +19,7 @@ def guarantees(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show per platform what becomes of a message that may have been accepted or not."""
+    """Show per platform what becomes of a message in doubt, and if one can be changed later."""
     from scheduler.guarantees import HEADINGS, INTAKE, as_markdown
     from scheduler.guarantees import guarantees as of
     from worker.platforms import platforms

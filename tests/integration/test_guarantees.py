@@ -39,4 +39,6 @@ def test_every_platform_has_its_line_and_the_ways_in_theirs(cli: CommandLine) ->
     assert by_name["telegram"]["hold"] == "at most once, held"
     assert "within 120 s" in by_name["discord"]["ambiguous"]
     assert "asked for" in by_name["slack"]["ambiguous"]
+    amendable = {name for name, each in by_name.items() if each["amend"] == "yes"}
+    assert amendable == {"discord", "matrix", "slack", "telegram"}
     assert "Redis that is killed" in cli("guarantees").out

@@ -1,12 +1,12 @@
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
 from tests.synapse import Account, Homeserver, running_homeserver
 from worker.http import Client
-from worker.platforms.base import Bot, Message, Response
+from worker.platforms.base import Bot, Message, Request, Response
 from worker.platforms.matrix import Matrix
 from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt, Scope
 
@@ -110,6 +110,63 @@ def test_a_room_that_the_bot_is_not_in_is_forbidden(homeserver: Homeserver) -> N
     room = "!nowhere:localhost"
     failure = refused(Message("d10", room, "hello", 0), bot_of(homeserver, homeserver.bot))
     assert failure.kind is ErrorKind.FORBIDDEN
+
+
+def change(request: Request, read: Callable[[Response, str], Outcome], id_: str) -> Outcome:
+    async def run() -> Outcome:
+        client = Client(in_flight=1, allow_private=False)
+        try:
+            answer = await client.send(request)
+        finally:
+            await client.close()
+        assert isinstance(answer, Response), answer
+        return read(answer, id_)
+
+    return asyncio.run(run())
+
+
+def test_an_edit_is_what_the_reader_sees_and_twice_is_one_event(
+    homeserver: Homeserver, room: str
+) -> None:
+    bot, matrix = bot_of(homeserver, homeserver.bot), Matrix()
+    sent = send(Message("e1", room, "at nine", 0), bot)
+    assert isinstance(sent, Receipt)
+    [id_] = sent.message_ids
+    longest = "é" * 30_000
+    for delivery, text in (("e2", "at ten"), ("e3", longest)):
+        request = matrix.editing(Message(delivery, room, text, 0), id_, bot)
+        first = change(request, matrix.edited, id_)
+        assert isinstance(first, Receipt), first
+        assert change(request, matrix.edited, id_) == first
+        assert homeserver.reads_now(room, id_) == text
+    assert len(homeserver.messages(room)) == 3
+
+
+def test_what_is_redacted_has_no_text_any_more_nor_have_its_edits(
+    homeserver: Homeserver, room: str
+) -> None:
+    bot, matrix = bot_of(homeserver, homeserver.bot), Matrix()
+    sent = send(Message("r1", room, "a secret", 0), bot)
+    assert isinstance(sent, Receipt)
+    [id_] = sent.message_ids
+    edit = matrix.editing(Message("r2", room, "a worse secret", 0), id_, bot)
+    edited = change(edit, matrix.edited, id_)
+    assert isinstance(edited, Receipt)
+    for part, event in enumerate((id_, *edited.message_ids)):
+        request = matrix.retracting(Message("r3", room, "", 0, part=part), event, bot)
+        done = change(request, matrix.retracted, event)
+        assert isinstance(done, Receipt), done
+        assert change(request, matrix.retracted, event) == done
+    assert [event["content"] for event in homeserver.messages(room)] == [{}, {}]
+
+
+def test_redacting_what_the_room_does_not_have_harms_nobody(
+    homeserver: Homeserver, room: str
+) -> None:
+    bot, matrix = bot_of(homeserver, homeserver.bot), Matrix()
+    unknown = "$nothing-of-this-name-was-ever-in-the-room-0000"
+    request = matrix.retracting(Message("r4", room, "", 0), unknown, bot)
+    assert isinstance(change(request, matrix.retracted, unknown), Receipt)
 
 
 def test_the_homeservers_limit_says_how_long_to_wait_for_the_whole_bot(

@@ -41,6 +41,16 @@ def test_what_a_key_depends_on_is_said() -> None:
     assert found.hold == "exactly once if the moon is full, else at least once"
 
 
+def test_who_can_neither_edit_nor_retract_says_so_and_who_can_do_one_which() -> None:
+    class Retracting(Carrier):
+        def retracting(self, *_: object) -> None: ...
+        def retracted(self, *_: object) -> None: ...
+
+    assert line().amend == "no"
+    [found] = guarantees({"carrier": Retracting()})
+    assert found.amend == "retract only"
+
+
 def test_who_says_it_can_be_asked_and_cannot_is_not_believed() -> None:
     assert line(dedup=Dedup.ASK).ambiguous == line().ambiguous
     [slack] = guarantees({"slack": Slack()})

@@ -114,13 +114,15 @@ KINDS = {
         "attachment_payload_limit_exceeded invalid_metadata_format invalid_metadata_schema "
         "metadata_too_large markdown_text_conflict invalid_arg_name invalid_arguments "
         "invalid_array_arg invalid_charset invalid_form_data invalid_post_type "
-        "missing_post_type as_user_not_supported missing_file_data "
+        "missing_post_type as_user_not_supported missing_file_data message_not_found "
+        "cant_update_message edit_window_closed is_inactive block_mismatch "
+        "cant_delete_message compliance_exports_prevent_deletion "
         "slack_connect_file_upload_sharing_blocked slack_connect_canvas_sharing_blocked"
     ),
     ErrorKind.TOO_LONG: "msg_too_long msg_blocks_too_long",
     ErrorKind.RATE_LIMITED: "ratelimited rate_limited message_limit_exceeded",
     ErrorKind.AMBIGUOUS: "internal_error fatal_error",
-    ErrorKind.TRANSIENT: "request_timeout service_unavailable team_added_to_org",
+    ErrorKind.TRANSIENT: "request_timeout service_unavailable team_added_to_org update_failed",
     ErrorKind.UNKNOWN_ERROR: "nobody_has_seen_this_yet",
 }
 

@@ -17,7 +17,7 @@ from worker.order import IS_BEHIND, WAITS
 _CLAIMED = (
     "id, attempt, attempts_used, target, platform, account, chat_id, thread_id, text, metadata, "
     "reply_to, silent, source, lane, policy, order_key, expires_ms, created_ms, maybe_duplicate, "
-    "receipt"
+    "receipt, action, refers_to"
 )
 #: Columns that a textual statement on SQLite gives as text and as integers.
 _JSON = ("metadata", "receipt")
@@ -32,6 +32,7 @@ class Claimed:
     Attributes:
         attempt: The fence.
         receipt: The message ids of the parts that were sent before.
+        action: What it does, see `worker.actions`; `refers_to` is the delivery that it changes.
         age_ms: Milliseconds since it was claimed for the first time.
         doubt_ms: Milliseconds since when an attempt may have been accepted without an answer;
             `None` without doubt.
@@ -57,6 +58,8 @@ class Claimed:
     created_ms: int
     maybe_duplicate: bool
     receipt: list[str] | None
+    action: str
+    refers_to: str | None
     age_ms: int
     doubt_ms: int | None
 

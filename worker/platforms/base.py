@@ -255,6 +255,32 @@ class Asks(Protocol):
 
 
 @runtime_checkable
+class Edits(Protocol):
+    """An adapter that can change the text of what it has sent; a second time does no harm."""
+
+    def editing(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give the request that puts a message in the place of the one with this id."""
+        ...
+
+    def edited(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer. What reads so already is a receipt as well."""
+        ...
+
+
+@runtime_checkable
+class Retracts(Protocol):
+    """An adapter that can take back what it has sent; a second time does no harm."""
+
+    def retracting(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give the request that deletes the message with this id; `message` says from where."""
+        ...
+
+    def retracted(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer. What is not there any more is a receipt as well."""
+        ...
+
+
+@runtime_checkable
 class ChecksThreads(Protocol):
     """An adapter that knows what its thread ids look like.
 

@@ -34,6 +34,7 @@ _USER_AGENT = f"DiscordBot (mirrorpost, {version('mirrorpost')})"
 _SILENT = 4096
 _RATE_LIMITED = 429
 _INVALID_FORM = 50035
+_UNKNOWN_MESSAGE = 10008
 
 K = ErrorKind
 #: Discord's JSON error codes.
@@ -44,12 +45,13 @@ ERRORS: dict[int, ErrorKind] = {
         K.FORBIDDEN,
     ),
     **dict.fromkeys((40001, 40002, 40012, 50014, 50025), K.AUTH),
-    **dict.fromkeys((_INVALID_FORM, 10008, 20009, 50006, 50109, 160002), K.INVALID),
-    **dict.fromkeys((50045, 50046, 50110, 50123, 50146), K.INVALID),
+    **dict.fromkeys((_INVALID_FORM, _UNKNOWN_MESSAGE, 20009, 50006, 50109, 160002), K.INVALID),
+    **dict.fromkeys((50005, 50021, 50045, 50046, 50110, 50123, 50146), K.INVALID),
     **dict.fromkeys((200000, 220001, 220002, 220003, 240000), K.INVALID),
     40005: K.TOO_LONG,
     **dict.fromkeys((20016, 20028, 20029, 40003, 40062), K.RATE_LIMITED),
-    **dict.fromkeys((40004, 40006, 130000), K.TRANSIENT),
+    # 30046: a message that is older than an hour was edited too often; later it may be again.
+    **dict.fromkeys((30046, 40004, 40006, 130000), K.TRANSIENT),
 }
 #: Counted over all persons, unlike the limits of a channel.
 _OPENING_TOO_FAST = 40003
@@ -104,8 +106,7 @@ class Discord:
                 "message_id": message.reply_to,
                 "fail_if_not_exists": False,
             }
-        channel = message.thread_id or message.chat_id
-        return _post(bot, f"/channels/{channel}/messages", body)
+        return _request(bot, "POST", _messages(message), body)
 
     def outcome(self, response: Response) -> Outcome:
         """Read the answer; a 2xx without an id is no receipt."""
@@ -124,9 +125,31 @@ class Discord:
             return None
         return Told(int(limit), int(left), reset_after_s)
 
+    def editing(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give the new content of a message."""
+        body: dict[str, object] = {"content": message.text, "allowed_mentions": {"parse": []}}
+        return _request(bot, "PATCH", f"{_messages(message)}/{message_id}", body)
+
+    def edited(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer."""
+        if succeeded(response):
+            return Receipt((message_id,))
+        return _refusal(response, json_object(response.content))
+
+    def retracting(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give the deletion of a message."""
+        return _request(bot, "DELETE", f"{_messages(message)}/{message_id}", None)
+
+    def retracted(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer, which is empty, or says that there is no such message."""
+        answer = json_object(response.content)
+        if succeeded(response) or answer.get("code") == _UNKNOWN_MESSAGE:
+            return Receipt((message_id,))
+        return _refusal(response, answer)
+
     def opening(self, user_id: str, bot: Bot) -> Request:
         """Ask for the direct channel with a person; asking again gives the same channel."""
-        return _post(bot, "/users/@me/channels", {"recipient_id": user_id})
+        return _request(bot, "POST", "/users/@me/channels", {"recipient_id": user_id})
 
     def opened(self, response: Response) -> str | Failure:
         """Read the direct channel's id.
@@ -148,14 +171,18 @@ def nonce(delivery_id: str) -> str:
     return "m" + blake2b(delivery_id.encode(), digest_size=12).hexdigest()
 
 
-def _post(bot: Bot, path: str, body: dict[str, object]) -> Request:
+def _messages(message: Message) -> str:
+    return f"/channels/{message.thread_id or message.chat_id}/messages"
+
+
+def _request(bot: Bot, method: str, path: str, body: dict[str, object] | None) -> Request:
     headers = {
         "authorization": f"Bot {bot.values['DISCORD_BOT_TOKEN']}",
         "content-type": "application/json",
         "user-agent": _USER_AGENT,
     }
     base = bot.values["DISCORD_API_BASE"].rstrip("/")
-    return Request("POST", base + path, headers, orjson.dumps(body))
+    return Request(method, base + path, headers, b"" if body is None else orjson.dumps(body))
 
 
 def _refusal(response: Response, answer: dict[str, object]) -> Failure:

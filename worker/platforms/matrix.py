@@ -1,4 +1,4 @@
-"""Matrix's client-server API, `m.room.message` into unencrypted rooms.
+"""Matrix's client-server API: messages in unencrypted rooms, replaced and redacted.
 
 Facts: https://spec.matrix.org/latest/client-server-api/. The transaction id is made of the
 delivery's id: the homeserver answers every repetition with the first event, also when the
@@ -6,6 +6,7 @@ body has changed, so another body for the same delivery would need another id.
 """
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -19,13 +20,17 @@ from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt, Scope
 #: `!opaque:server`, and since room version 12 `!opaque` alone; at most 255 bytes.
 _ROOM = re.compile(r"![\x21-\x7e]{1,254}", re.ASCII)
 _EVENT = re.compile(r"\$[\x21-\x7e]{1,254}", re.ASCII)
+#: Bytes of a replacement, which is in its event twice: for old clients it is cut above this.
+_MOST_TWICE = 28_000
+_CUT_CHARACTERS = 500
+_NOT_FOUND = "M_NOT_FOUND"
 
 K = ErrorKind
 #: The `errcode` of an answer.
 ERRORS: dict[str, ErrorKind] = {
     # Also what a room that does not exist answers.
     "M_FORBIDDEN": K.FORBIDDEN,
-    "M_NOT_FOUND": K.TARGET_GONE,
+    _NOT_FOUND: K.TARGET_GONE,
     "M_MISSING_TOKEN": K.AUTH,
     "M_UNKNOWN_TOKEN": K.AUTH,
     "M_USER_DEACTIVATED": K.AUTH,
@@ -86,27 +91,11 @@ class Matrix:
 
     def request(self, message: Message, bot: Bot) -> Request:
         """Give the event under a transaction id made of the delivery's id."""
-        body: dict[str, object] = {
-            # By the default push rules a notice notifies nobody, which is Matrix's silent.
-            "msgtype": "m.notice" if message.silent else "m.text",
-            "body": message.text,
-            "m.mentions": {},
-        }
+        body = _content(message, message.text)
         relation = _relation(message)
         if relation:
             body["m.relates_to"] = relation
-        headers = {
-            "authorization": f"Bearer {bot.values['MATRIX_ACCESS_TOKEN']}",
-            "content-type": "application/json",
-        }
-        base = bot.values["MATRIX_HOMESERVER"].rstrip("/")
-        path = f"/_matrix/client/v3/rooms/{_quoted(message.chat_id)}/send/m.room.message/"
-        return Request(
-            "PUT",
-            f"{base}{path}mirrorpost-{quote(message.key, safe='')}",
-            headers,
-            orjson.dumps(body),
-        )
+        return _put(bot, message, "send/m.room.message", body)
 
     def outcome(self, response: Response) -> Outcome:
         """Read the answer; a 2xx without an event id is no receipt."""
@@ -115,6 +104,56 @@ class Matrix:
             sent = message_id(answer.get("event_id"))
             return Receipt((sent,)) if sent is not None else failure(response, by_status(response))
         return _refusal(response, answer)
+
+    def editing(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give the event that replaces another one, under a transaction id of its own."""
+        whole = json_bytes(message.text) <= _MOST_TWICE
+        shown = message.text if whole else f"{message.text[:_CUT_CHARACTERS]}…"
+        body = {
+            **_content(message, f"* {shown}"),
+            "m.new_content": _content(message, message.text),
+            "m.relates_to": {"rel_type": "m.replace", "event_id": message_id},
+        }
+        return _put(bot, message, "send/m.room.message", body)
+
+    def edited(self, response: Response, message_id: str) -> Outcome:  # noqa: ARG002 - the protocol's
+        """Read the answer; the receipt is the replacing event's id."""
+        outcome = self.outcome(response)
+        if isinstance(outcome, Failure) and outcome.code == _NOT_FOUND:
+            # The event is, and its room may be there.
+            return replace(outcome, kind=K.INVALID)
+        return outcome
+
+    def retracting(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give the redaction of an event."""
+        return _put(bot, message, f"redact/{_quoted(message_id)}", {})
+
+    def retracted(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer; an event that the room does not have is taken back."""
+        if json_object(response.content).get("errcode") == _NOT_FOUND:
+            return Receipt((message_id,))
+        return self.outcome(response)
+
+
+def _content(message: Message, text: str) -> dict[str, object]:
+    # By the default push rules a notice notifies nobody, which is Matrix's silent.
+    kind = "m.notice" if message.silent else "m.text"
+    return {"msgtype": kind, "body": text, "m.mentions": {}}
+
+
+def _put(bot: Bot, message: Message, what: str, body: dict[str, object]) -> Request:
+    headers = {
+        "authorization": f"Bearer {bot.values['MATRIX_ACCESS_TOKEN']}",
+        "content-type": "application/json",
+    }
+    base = bot.values["MATRIX_HOMESERVER"].rstrip("/")
+    path = f"/_matrix/client/v3/rooms/{_quoted(message.chat_id)}/{what}/"
+    return Request(
+        "PUT",
+        f"{base}{path}mirrorpost-{quote(message.key, safe='')}",
+        headers,
+        orjson.dumps(body),
+    )
 
 
 def _relation(message: Message) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Slack's Web API, `chat.postMessage`.
+"""Slack's Web API: `chat.postMessage`, `chat.update`, `chat.delete`.
 
 Facts: https://docs.slack.dev/reference/methods/chat.postMessage. Errors come under HTTP
 200. Slack has no silent messages; `silent` changes nothing here.
@@ -29,6 +29,7 @@ from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt, Scope
 _CHANNEL = re.compile(r"[A-Z][A-Z0-9]{1,31}", re.ASCII)
 _TS = re.compile(r"[0-9]{1,12}\.[0-9]{1,6}", re.ASCII)
 _RATE_LIMITED = 429
+_NOT_FOUND = "message_not_found"
 
 K = ErrorKind
 #: The `error` of an answer with `ok: false`.
@@ -93,6 +94,13 @@ ERRORS: dict[str, ErrorKind] = {
             "missing_post_type",
             "as_user_not_supported",
             "missing_file_data",
+            _NOT_FOUND,
+            "cant_update_message",
+            "edit_window_closed",
+            "is_inactive",
+            "block_mismatch",
+            "cant_delete_message",
+            "compliance_exports_prevent_deletion",
         ),
         K.INVALID,
     ),
@@ -101,7 +109,10 @@ ERRORS: dict[str, ErrorKind] = {
     # "It's possible some aspect of the operation succeeded before the error was raised."
     **dict.fromkeys(("internal_error", "fatal_error"), K.AMBIGUOUS),
     # The request came in truncated, or was turned away at the door: not sent.
-    **dict.fromkeys(("request_timeout", "service_unavailable", "team_added_to_org"), K.TRANSIENT),
+    **dict.fromkeys(
+        ("request_timeout", "service_unavailable", "team_added_to_org", "update_failed"),
+        K.TRANSIENT,
+    ),
 }
 #: `slack_connect_file_link_sharing_blocked` and its like: what was shared is not allowed.
 _CONNECT_BLOCKED = re.compile(r"slack_connect_\w+_blocked")
@@ -164,12 +175,7 @@ class Slack:
         thread = slack_history.thread_of(message)
         if thread is not None:
             body["thread_ts"] = thread
-        headers = {
-            "authorization": f"Bearer {bot.values['SLACK_BOT_TOKEN']}",
-            "content-type": "application/json; charset=utf-8",
-        }
-        base = bot.values["SLACK_API_BASE"].rstrip("/")
-        return Request("POST", f"{base}/chat.postMessage", headers, orjson.dumps(body))
+        return _post(bot, "chat.postMessage", body)
 
     def outcome(self, response: Response) -> Outcome:
         """Read the answer; the status alone proves nothing."""
@@ -177,10 +183,33 @@ class Slack:
         if answer.get("ok") is True:
             sent = message_id(answer.get("ts"))
             if sent is not None:
-                return Receipt((sent,))
+                return Receipt((sent,), chat_id=_direct(answer))
         elif answer.get("ok") is False:
             return _refusal(response, answer)
         return failure(response, by_status(response))
+
+    def editing(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give `chat.update`, which keeps the message's metadata."""
+        text = escape(message.text, quote=False)
+        return _post(bot, "chat.update", {**_named(message, message_id), "text": text})
+
+    def edited(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer."""
+        answer = json_object(response.content)
+        if answer.get("ok") is True:
+            return Receipt((message_id,))
+        return _unchanged(response, answer)
+
+    def retracting(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give `chat.delete`."""
+        return _post(bot, "chat.delete", _named(message, message_id))
+
+    def retracted(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer, which may be that there is no such message."""
+        answer = json_object(response.content)
+        if answer.get("ok") is True or answer.get("error") == _NOT_FOUND:
+            return Receipt((message_id,))
+        return _unchanged(response, answer)
 
     def asking(self, message: Message, bot: Bot) -> Request:
         """Ask for the history in which the message would be."""
@@ -194,6 +223,31 @@ class Slack:
         refused = answer.get("ok") is False
         kind = _kind(response, str(answer.get("error", ""))) if refused else None
         return slack_history.read(request, response, message, bot, kind)
+
+
+def _direct(answer: dict[str, object]) -> str | None:
+    """Give the direct channel into which a message went that named a person."""
+    channel = message_id(answer.get("channel"))
+    return channel if channel is not None and channel.startswith("D") else None
+
+
+def _named(message: Message, message_id: str) -> dict[str, object]:
+    return {"channel": message.chat_id, "ts": message_id}
+
+
+def _post(bot: Bot, method: str, body: dict[str, object]) -> Request:
+    headers = {
+        "authorization": f"Bearer {bot.values['SLACK_BOT_TOKEN']}",
+        "content-type": "application/json; charset=utf-8",
+    }
+    base = bot.values["SLACK_API_BASE"].rstrip("/")
+    return Request("POST", f"{base}/{method}", headers, orjson.dumps(body))
+
+
+def _unchanged(response: Response, answer: dict[str, object]) -> Failure:
+    if answer.get("ok") is False:
+        return _refusal(response, answer)
+    return failure(response, by_status(response))
 
 
 def _refusal(response: Response, answer: dict[str, object]) -> Failure:

@@ -1,4 +1,4 @@
-"""Telegram's Bot API, `sendMessage` as plain text.
+"""Telegram's Bot API: plain text is sent, edited and deleted.
 
 Facts: https://core.telegram.org/bots/api and telegram-bot-api's `Client.cpp`. The token is
 in the address, so nothing here may ever quote one.
@@ -59,6 +59,12 @@ ERRORS: tuple[tuple[int, str, ErrorKind], ...] = (
     (400, "message to be replied not found", K.INVALID),
     (400, "wrong file identifier/HTTP URL specified", K.INVALID),
     (400, "failed to get HTTP URL content", K.INVALID),
+    (400, "message to edit not found", K.INVALID),
+    (400, "message can't be edited", K.INVALID),
+    # Also what is older than 48 hours.
+    (400, "message can't be deleted", K.INVALID),
+    (400, "MESSAGE_DELETE_FORBIDDEN", K.INVALID),
+    (400, "MESSAGE_ID_INVALID", K.INVALID),
     (401, "", K.AUTH),
     (403, "bot was blocked by the user", K.TARGET_GONE),
     (403, "user is deactivated", K.TARGET_GONE),
@@ -78,6 +84,9 @@ ERRORS: tuple[tuple[int, str, ErrorKind], ...] = (
 )
 #: Starts of descriptions that are about the topic; its group lives on.
 ABOUT_TOPIC = ("message thread not found", "topic not found", "TOPIC_CLOSED")
+#: Starts of descriptions that say that an edit or a deletion was made before.
+_EDITED = "message is not modified"
+_DELETED = "message to delete not found"
 _PREFIX = re.compile(r"(Bad Request|Forbidden|Internal Server Error|Unauthorized): ")
 
 
@@ -131,10 +140,7 @@ class Telegram:
                 "message_id": _id(message.reply_to),
                 "allow_sending_without_reply": True,
             }
-        base, token = bot.values["TELEGRAM_API_BASE"], bot.values["TELEGRAM_BOT_TOKEN"]
-        return Request(
-            "POST", f"{base.rstrip('/')}/bot{token}/sendMessage", _HEADERS, orjson.dumps(body)
-        )
+        return _post(bot, "sendMessage", body)
 
     def outcome(self, response: Response) -> Outcome:
         """Read the answer; only `ok` with a `message_id` is a receipt."""
@@ -146,6 +152,41 @@ class Telegram:
         elif answer.get("ok") is False:
             return _refusal(response, answer)
         return failure(response, by_status(response))
+
+    def editing(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give `editMessageText`; it notifies nobody."""
+        body = {**_named(message, message_id), "text": message.text}
+        return _post(bot, "editMessageText", body)
+
+    def edited(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer: the message, or `true`."""
+        return _amended(response, message_id, _EDITED)
+
+    def retracting(self, message: Message, message_id: str, bot: Bot) -> Request:
+        """Give `deleteMessage`, which Telegram allows for 48 hours."""
+        return _post(bot, "deleteMessage", _named(message, message_id))
+
+    def retracted(self, response: Response, message_id: str) -> Outcome:
+        """Read the answer: `true`, or that there is no such message."""
+        return _amended(response, message_id, _DELETED)
+
+
+def _named(message: Message, message_id: str) -> dict[str, object]:
+    return {"chat_id": _id(message.chat_id), "message_id": _id(message_id)}
+
+
+def _post(bot: Bot, method: str, body: dict[str, object]) -> Request:
+    base, token = bot.values["TELEGRAM_API_BASE"], bot.values["TELEGRAM_BOT_TOKEN"]
+    return Request("POST", f"{base.rstrip('/')}/bot{token}/{method}", _HEADERS, orjson.dumps(body))
+
+
+def _amended(response: Response, message_id: str, before: str) -> Outcome:
+    answer = json_object(response.content)
+    if answer.get("ok") is True or _begins(str(answer.get("description", "")), before):
+        return Receipt((message_id,))
+    if answer.get("ok") is False:
+        return _refusal(response, answer)
+    return failure(response, by_status(response))
 
 
 def _refusal(response: Response, answer: dict[str, object]) -> Failure:

@@ -8,9 +8,10 @@ grows with the text and no faster, whatever is in it: anybody may have written i
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
+from worker.platforms.base import Capability
 from worker.rendering.fences import Block, blocks, marks
 from worker.rendering.graphemes import first_seen, grapheme_ends
 from worker.rendering.whole import Span, Whole, code_spans, links
@@ -54,6 +55,13 @@ def split(text: str, *, limit: int, measure: Measure) -> list[str]:
     if measure(text) <= limit:
         return [text]
     return list(_parts_of_long(text, limit, measure))
+
+
+def parts_of(text: str, capability: Capability) -> Sequence[str]:
+    """Give the messages in which a platform gets a text; of one that does not split, one."""
+    if not capability.splits:
+        return (text,)
+    return split(text, limit=capability.max_length, measure=capability.measure)
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Discord's side: messages of a bot, direct channels, reading back, `users/@me`."""
+"""Discord's side: messages of a bot made, edited, deleted, read; direct channels; `users/@me`."""
 
 import math
 import re
@@ -33,6 +33,8 @@ def routes() -> list[web.RouteDef]:
     return [
         web.post(_PREFIX + "/channels/{channel}/messages", create),
         web.get(_PREFIX + "/channels/{channel}/messages", _read_messages),
+        web.patch(_PREFIX + "/channels/{channel}/messages/{message}", _change_message),
+        web.delete(_PREFIX + "/channels/{channel}/messages/{message}", _change_message),
         web.post(_PREFIX + "/users/@me/channels", _open_direct),
         web.get(_PREFIX + "/users/@me", _me),
     ]
@@ -68,11 +70,9 @@ async def _create_message(request: web.Request, nonces: Nonces) -> web.Response:
     wrong = answer_fault(_FAULTS, fault) or _check(channel, fields)
     if wrong is not None or fields is None:
         return wrong or _invalid_json()
-    limits, key = sandbox.limits, f"{bot} {channel}"
-    wait_s = limits.admit([(limits.discord_bot, bot), (limits.discord_channel, key)])
-    if wait_s > 0:
-        everywhere = limits.discord_bot.wait_s(bot, limits.clock()) > 0
-        return _too_many(wait_s, everywhere=everywhere)
+    limited = _limited(sandbox, bot, channel)
+    if limited is not None:
+        return limited
     nonce = None if fields.get("nonce") is None else str(fields["nonce"])
     enforced = nonce is not None and fields.get("enforce_nonce") is True
     message = nonces.find(bot, nonce) if enforced and nonce is not None else None
@@ -81,8 +81,45 @@ async def _create_message(request: web.Request, nonces: Nonces) -> web.Response:
         message = _shown(accepted)
         if enforced and nonce is not None:
             nonces.keep(bot, nonce, message)
-    answer = answer_json(message, headers=_bucket_headers(sandbox, key))
+    answer = answer_json(message, headers=_bucket_headers(sandbox, bot, channel))
     return await sandbox.finish(request, fault, answer)
+
+
+async def _change_message(request: web.Request) -> web.Response:
+    """Edit or delete a message."""
+    sandbox, channel = request.app[SANDBOX], request.match_info["channel"]
+    bot = _authorized(request)
+    if bot is None:
+        return _unauthorized()
+    deletes = request.method == "DELETE"
+    fields = {} if deletes else await read_fields(request)
+    fault = await sandbox.begin(request, "discord", (channel, sandbox.ids.discord_person(channel)))
+    wrong = answer_fault(_FAULTS, fault) or (None if deletes else _check(channel, fields))
+    if wrong is not None or fields is None:
+        return wrong or _invalid_json()
+    limited = _limited(sandbox, bot, channel)
+    if limited is not None:
+        return limited
+    message = sandbox.store.find("discord", channel, request.match_info["message"])
+    if message is None:
+        return _error(404, 10008, "Unknown Message")
+    headers = _bucket_headers(sandbox, bot, channel)
+    if deletes:
+        message.deleted = True
+        return await sandbox.finish(request, fault, web.Response(status=204, headers=headers))
+    message.text, message.edited = str(fields.get("content", "")), True
+    return await sandbox.finish(request, fault, answer_json(_shown(message), headers=headers))
+
+
+def _limited(sandbox: Sandbox, bot: str, channel: str) -> web.Response | None:
+    """Count a request, or give the answer of one that comes too early."""
+    limits = sandbox.limits
+    scopes = [(limits.discord_bot, bot), (limits.discord_channel, f"{bot} {channel}")]
+    wait_s = limits.admit(scopes)
+    if wait_s == 0:
+        return None
+    everywhere = limits.discord_bot.wait_s(bot, limits.clock()) > 0
+    return _too_many(wait_s, everywhere=everywhere)
 
 
 def _accept(
@@ -181,8 +218,8 @@ def _too_many(wait_s: float, *, everywhere: bool) -> web.Response:
     return answer_json(body, 429, headers)
 
 
-def _bucket_headers(sandbox: Sandbox, key: str) -> dict[str, str] | None:
-    limits = sandbox.limits
+def _bucket_headers(sandbox: Sandbox, bot: str, channel: str) -> dict[str, str] | None:
+    limits, key = sandbox.limits, f"{bot} {channel}"
     if not limits.on:
         return None
     left, reset_after_s = limits.discord_channel.left(key, limits.clock())

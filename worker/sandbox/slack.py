@@ -1,4 +1,7 @@
-"""Slack's side: `chat.postMessage`, reading back, opening, `auth.test`. Errors are HTTP 200."""
+"""Slack's side: messages posted, updated, deleted and read, opening, `auth.test`.
+
+Errors are HTTP 200.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,6 +13,8 @@ from worker.sandbox.state import SANDBOX, Sandbox, answer_json, as_object, read_
 from worker.sandbox.store import Accepted
 
 _LONGEST = 40_000
+#: Bytes of an updated text, escapes included; observed, while posting takes far more.
+_LONGEST_UPDATE = 4_000
 _MOST_READ = 999
 
 
@@ -29,8 +34,9 @@ async def _call(request: web.Request) -> web.Response:
     if not token.startswith("xox"):
         return _error("invalid_auth" if token else "not_authed")
     method = request.match_info["method"]
-    if method == "chat.postMessage":
-        return await _post_message(request, sandbox, token, fields)
+    write = _WRITING.get(method)
+    if write is not None:
+        return await write(request, sandbox, token, fields)
     if sandbox.faults.take("slack", (), {Kind.REVOKED}):
         return _error("token_revoked")
     answer = _METHODS.get(method)
@@ -88,6 +94,38 @@ async def _post_message(
     }
     if len(text) > _LONGEST:
         answer["response_metadata"] = {"warnings": ["message_truncated"]}
+    return await sandbox.finish(request, fault, answer_json(answer))
+
+
+async def _change_message(
+    request: web.Request, sandbox: Sandbox, token: str, fields: dict[str, object]
+) -> web.Response:
+    """Update or delete a message."""
+    channel, text = str(fields.get("channel", "")), str(fields.get("text", ""))
+    deletes = request.match_info["method"] == "chat.delete"
+    fault = await sandbox.begin(request, "slack", (channel, f"U{channel[1:]}"))
+    refused = answer_fault(_FAULTS, fault) or _check(channel, text or "-" * deletes, fields, {})
+    if refused is not None:
+        return refused
+    limits = sandbox.limits
+    wait_s = limits.admit([(limits.slack_channel, f"{token} {channel}")])
+    if wait_s > 0:
+        return _too_many(wait_s)
+    # A message to a person is in the direct channel, by whose id alone it can be changed.
+    persons = (f"U{channel[1:]}", f"W{channel[1:]}") if channel.startswith("D") else ()
+    chats = () if channel.startswith(("U", "W")) else (channel, *persons)
+    ts = str(fields.get("ts", ""))
+    found = (sandbox.store.find("slack", chat, ts) for chat in chats)
+    message = next((each for each in found if each is not None), None)
+    if message is None:
+        return _error("message_not_found" if chats else "channel_not_found")
+    if len(text.encode()) > _LONGEST_UPDATE:
+        return _error("msg_too_long")
+    if deletes:
+        message.deleted = True
+    else:
+        message.text, message.edited = text, True
+    answer = {"ok": True, "channel": channel, "ts": ts}
     return await sandbox.finish(request, fault, answer_json(answer))
 
 
@@ -190,6 +228,11 @@ def _error(error: str, status: int = 200) -> web.Response:
     return answer_json({"ok": False, "error": error}, status)
 
 
+_WRITING = {
+    "chat.postMessage": _post_message,
+    "chat.update": _change_message,
+    "chat.delete": _change_message,
+}
 _METHODS: dict[str, Callable[[Sandbox, dict[str, object]], web.Response]] = {
     "conversations.history": _history,
     "conversations.replies": _replies,

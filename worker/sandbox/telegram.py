@@ -1,4 +1,4 @@
-"""Telegram's side: `sendMessage` and `getMe` as the Bot API server answers them.
+"""Telegram's side: messages sent, edited and deleted, and `getMe`, as the Bot API answers.
 
 Wording and order of checks are those of telegram-bot-api's `Client.cpp`.
 """
@@ -6,6 +6,7 @@ Wording and order of checks are those of telegram-bot-api's `Client.cpp`.
 import math
 import re
 import time
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -17,6 +18,8 @@ _TOKEN = re.compile(r"(?P<id>[0-9]+):[A-Za-z0-9_-]+", re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _LONGEST_CHARACTERS = 4096
 _LONGEST_BYTES = 32_768
+#: Seconds for which a message can be deleted.
+DELETABLE_S = 48 * 3600.0
 
 
 def routes() -> list[web.RouteDef]:
@@ -29,15 +32,16 @@ async def _call(request: web.Request) -> web.Response:
     token = _TOKEN.fullmatch(request.match_info["token"])
     if token is None:
         return _error(404, "Not Found")
-    match request.match_info["method"].casefold():
-        case "sendmessage":
-            return await _send_message(request, sandbox, token["id"])
-        case "getme":
-            if sandbox.faults.take("telegram", (), {Kind.REVOKED}):
-                return _error(401, "Unauthorized")
-            return answer_json({"ok": True, "result": _bot(token["id"])})
-        case _:
-            return _error(404, "Not Found")
+    answer = _METHODS.get(request.match_info["method"].casefold())
+    if answer is None:
+        return _error(404, "Not Found")
+    return await answer(request, sandbox, token["id"])
+
+
+async def _get_me(_: web.Request, sandbox: Sandbox, bot_id: str) -> web.Response:
+    if sandbox.faults.take("telegram", (), {Kind.REVOKED}):
+        return _error(401, "Unauthorized")
+    return answer_json({"ok": True, "result": _bot(bot_id)})
 
 
 async def _send_message(request: web.Request, sandbox: Sandbox, bot_id: str) -> web.Response:
@@ -49,13 +53,9 @@ async def _send_message(request: web.Request, sandbox: Sandbox, bot_id: str) -> 
     wrong = answer_fault(_FAULTS, fault) or _check(sandbox, fields, chat, text)
     if wrong is not None:
         return wrong
-    limits = sandbox.limits
-    scopes = [(limits.telegram_bot, bot_id), (limits.telegram_chat, f"{bot_id} {chat}")]
-    if chat.startswith(("-", "@")):
-        scopes.append((limits.telegram_group, f"{bot_id} {chat}"))
-    wait_s = limits.admit(scopes)
-    if wait_s > 0:
-        return _too_many(wait_s)
+    limited = _limited(sandbox, bot_id, chat)
+    if limited is not None:
+        return limited
     number = sandbox.ids.telegram(chat)
     # The server reads a topic that is no number as none.
     thread = str(fields.get("message_thread_id", ""))
@@ -81,6 +81,71 @@ async def _send_message(request: web.Request, sandbox: Sandbox, bot_id: str) -> 
         **({} if topic is None else {"message_thread_id": topic, "is_topic_message": True}),
     }
     return await sandbox.finish(request, fault, answer_json({"ok": True, "result": result}))
+
+
+async def _edit_message(request: web.Request, sandbox: Sandbox, bot_id: str) -> web.Response:
+    fields = await read_fields(request)
+    if fields is None:
+        return _error(400, "Bad Request: can't parse JSON object")
+    chat, text = str(fields.get("chat_id", "")), str(fields.get("text", ""))
+    fault = await sandbox.begin(request, "telegram", (chat,))
+    message = sandbox.store.find("telegram", chat, str(fields.get("message_id", "")))
+    wrong = answer_fault(_FAULTS, fault) or _check(sandbox, fields, chat, text)
+    if wrong is not None:
+        return wrong
+    if message is None:
+        return _error(400, "Bad Request: message to edit not found")
+    limited = _limited(sandbox, bot_id, chat)
+    if limited is not None:
+        return limited
+    if message.text == text.strip():
+        return _error(
+            400,
+            "Bad Request: message is not modified: specified new message content and reply "
+            "markup are exactly the same as a current content and reply markup of the message",
+        )
+    message.text, message.edited = text.strip(), True
+    result = {
+        "message_id": int(message.id),
+        "from": _bot(bot_id),
+        "date": int(message.at.timestamp()),
+        "edit_date": int(time.time()),
+        "chat": _chat(chat),
+        "text": message.text,
+    }
+    return await sandbox.finish(request, fault, answer_json({"ok": True, "result": result}))
+
+
+async def _delete_message(request: web.Request, sandbox: Sandbox, bot_id: str) -> web.Response:
+    fields = await read_fields(request)
+    if fields is None:
+        return _error(400, "Bad Request: can't parse JSON object")
+    chat = str(fields.get("chat_id", ""))
+    fault = await sandbox.begin(request, "telegram", (chat,))
+    message = sandbox.store.find("telegram", chat, str(fields.get("message_id", "")))
+    unknown = _wrong_chat(chat)
+    wrong = answer_fault(_FAULTS, fault) or (unknown and _error(400, f"Bad Request: {unknown}"))
+    if wrong:
+        return wrong
+    limited = _limited(sandbox, bot_id, chat)
+    if limited is not None:
+        return limited
+    if message is None:
+        return _error(400, "Bad Request: message to delete not found")
+    if time.time() - message.at.timestamp() > DELETABLE_S:
+        return _error(400, "Bad Request: message can't be deleted for everyone")
+    message.deleted = True
+    return await sandbox.finish(request, fault, answer_json({"ok": True, "result": True}))
+
+
+def _limited(sandbox: Sandbox, bot_id: str, chat: str) -> web.Response | None:
+    """Count a request, or give the answer of one that comes too early."""
+    limits = sandbox.limits
+    scopes = [(limits.telegram_bot, bot_id), (limits.telegram_chat, f"{bot_id} {chat}")]
+    if chat.startswith(("-", "@")):
+        scopes.append((limits.telegram_group, f"{bot_id} {chat}"))
+    wait_s = limits.admit(scopes)
+    return _too_many(wait_s) if wait_s > 0 else None
 
 
 def _check(
@@ -168,6 +233,12 @@ def _chat(chat: str) -> dict[str, object]:
     return {"id": int(chat), "type": kind}
 
 
+_METHODS: dict[str, Callable[[web.Request, Sandbox, str], Awaitable[web.Response]]] = {
+    "sendmessage": _send_message,
+    "editmessagetext": _edit_message,
+    "deletemessage": _delete_message,
+    "getme": _get_me,
+}
 _FAULTS: Answers = {
     Kind.RATE_LIMITED: lambda fault: _too_many(
         1.0 if fault.retry_after_s is None else fault.retry_after_s

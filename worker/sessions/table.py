@@ -1,7 +1,8 @@
-"""The table of messages: one row for one message of one conversation, only ever appended to.
+"""The table of messages: one row for one message of one conversation.
 
 `append` writes mirrors in bulk, `history` reads and writes for everybody else. The time of a
-message and its id give the order; nothing updates or deletes a row.
+message and its id give the order. Rows are only ever appended, but that `amend` changes what was
+edited or retracted after it was sent.
 """
 
 from sqlalchemy import JSON, BigInteger, Column, Index, Integer

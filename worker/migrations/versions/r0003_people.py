@@ -20,6 +20,7 @@ _INDEXES = {
         ["broadcast_id", "ended_ms"],
         "broadcast_id IS NOT NULL AND ended_ms IS NOT NULL",
     ),
+    "ix_delivery_refers_to": (["refers_to"], "refers_to IS NOT NULL"),
 }
 _HELD = "state = 'held'"
 
