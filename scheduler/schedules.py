@@ -48,6 +48,7 @@ def add(
     lane: Lane | str | None = None,
     misfire: Misfire | str = Misfire.LATEST,
     source: str | None = None,
+    topic: str | None = None,
     metadata: Mapping[str, object] | None = None,
     thread: str | None = None,
     reply_to: str | None = None,
@@ -73,6 +74,7 @@ def add(
     optional = {
         "lane": lane,
         "source": source,
+        "topic": topic or None,
         "metadata": metadata,
         "thread": thread,
         "reply_to": reply_to,

@@ -50,6 +50,7 @@ class Capability:
             nothing.
         dm_by_user_id: A person's user id can be written to as a chat (perhaps after
             `OpensChats.opening`).
+        silent: `Message.silent` keeps the notification away.
     """
 
     max_length: int
@@ -62,6 +63,7 @@ class Capability:
     dedup_window_s: float | None = None
     dedup_if: str | None = None
     dm_by_user_id: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class Discord:
         # "In the past few minutes", says resources/message.mdx of its documentation.
         dedup_window_s=120.0,
         dm_by_user_id=True,
+        silent=True,
     )
     variables: tuple[Variable, ...] = (
         Variable("DISCORD_BOT_TOKEN"),

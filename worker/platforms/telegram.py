@@ -76,7 +76,9 @@ class Telegram:
     name = "telegram"
     #: Without entities the server counts code points; UTF-16 units are never fewer and are
     #: what its entities and clients count.
-    capability = Capability(max_length=4096, measure=utf16_units, threads=True, dm_by_user_id=True)
+    capability = Capability(
+        max_length=4096, measure=utf16_units, threads=True, dm_by_user_id=True, silent=True
+    )
     variables: tuple[Variable, ...] = (
         Variable("TELEGRAM_BOT_TOKEN"),
         Variable("TELEGRAM_API_BASE", secret=False, default="https://api.telegram.org"),
