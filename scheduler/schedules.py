@@ -20,13 +20,14 @@ from scheduler.producer import _engine
 from scheduler.record import NewFire, record, recorded
 from scheduler.schedule_views import COLUMNS, ScheduleView, find, lookup, view
 from scheduler.tables import FireOutcome, Misfire, ScheduleState
-from scheduler.when import from_ms, parse_duration, parse_when, parse_zone, to_ms
+from scheduler.when import from_ms, parse_duration, parse_when, to_ms
 from worker import outbox
 from worker.database import now_ms, reading
 from worker.errors import Refused
 from worker.intake import Policy, new_id
 from worker.lanes import Lane
 from worker.outbox import Accepted
+from worker.zones import parse_zone
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")

@@ -117,7 +117,8 @@ def send(  # noqa: PLR0917 - every parameter is an option of its own
 def _moment(text: str | None) -> datetime | None:
     if text is None:
         return None
-    from scheduler.when import parse_when, parse_zone
+    from scheduler.when import parse_when
+    from worker.zones import parse_zone
 
     return parse_when(text, now=datetime.now(UTC), tz=parse_zone("UTC"))
 
