@@ -12,6 +12,11 @@ from sqlmodel import Field, SQLModel
 #: What is due and has not ended: these hold those behind them in the order of a chat.
 IN_ORDER = "state IN ('queued', 'sending', 'retrying', 'held')"
 
+#: Held until a time: for quiet hours, or until a person's frequency cap has room.
+WAITS_FOR_TIME = "state = 'held' AND error_kind IN ('quiet_hours', 'frequency_cap')"
+#: Of a known person, and on its way.
+_OF_PERSON = "unified_user IS NOT NULL AND state IN ('queued', 'sending', 'held')"
+
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -56,6 +61,19 @@ class DeliveryRow(SQLModel, table=True):
             "account",
             sqlite_where=text("state = 'held'"),
             postgresql_where=text("state = 'held'"),
+        ),
+        Index(
+            "ix_delivery_waiting",
+            "due_ms",
+            sqlite_where=text(WAITS_FOR_TIME),
+            postgresql_where=text(WAITS_FOR_TIME),
+        ),
+        Index(
+            "ix_delivery_person",
+            "unified_user",
+            "state",
+            sqlite_where=text(_OF_PERSON),
+            postgresql_where=text(_OF_PERSON),
         ),
         Index(
             "ix_delivery_expiring",

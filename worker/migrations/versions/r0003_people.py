@@ -6,6 +6,8 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
+_WAITING = "state = 'held' AND error_kind IN ('quiet_hours', 'frequency_cap')"
+_OF_PERSON = "unified_user IS NOT NULL AND state IN ('queued', 'sending', 'held')"
 _COLUMNS = ("refers_to", "action", "topic", "broadcast_id")
 
 
@@ -24,6 +26,17 @@ def upgrade() -> None:
         sqlite_where=sa.text("broadcast_id IS NOT NULL"),
         postgresql_where=sa.text("broadcast_id IS NOT NULL"),
     )
+    for name, columns, where in (
+        ("ix_delivery_waiting", ["due_ms"], _WAITING),
+        ("ix_delivery_person", ["unified_user", "state"], _OF_PERSON),
+    ):
+        op.create_index(
+            name,
+            "delivery",
+            columns,
+            sqlite_where=sa.text(where),
+            postgresql_where=sa.text(where),
+        )
     op.create_table(
         "person",
         sa.Column("unified_user", sa.Text, primary_key=True),
@@ -49,6 +62,7 @@ def downgrade() -> None:
     op.drop_index("ix_person_tag_user", "person_tag")
     op.drop_table("person_tag")
     op.drop_table("person")
-    op.drop_index("ix_delivery_broadcast", "delivery")
+    for index in ("ix_delivery_person", "ix_delivery_waiting", "ix_delivery_broadcast"):
+        op.drop_index(index, "delivery")
     for column in _COLUMNS:
         op.drop_column("delivery", column)
