@@ -71,6 +71,24 @@ class ResolvesMany(Protocol):
         ...
 
 
+@runtime_checkable
+class ListsMany(Protocol):
+    """A resolver that can give the links of many unified users in one round trip."""
+
+    def links_for_many(self, unified_user_ids: Sequence[str]) -> list[IdentityLink]:
+        """Return every link of these unified users, in no particular order."""
+        ...
+
+
+def links_for_many(
+    resolver: IdentityResolverProtocol, unified_user_ids: Sequence[str]
+) -> list[IdentityLink]:
+    """Return every link of these unified users, in as few round trips as can be."""
+    if isinstance(resolver, ListsMany):
+        return resolver.links_for_many(unified_user_ids)
+    return [link for user in unified_user_ids for link in resolver.links_for(user)]
+
+
 def resolve_many(resolver: IdentityResolverProtocol, accounts: Sequence[Account]) -> list[str]:
     """Return one unified user per account, in the same order, in as few round trips as can be."""
     if isinstance(resolver, ResolvesMany):

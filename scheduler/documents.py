@@ -24,6 +24,7 @@ _MESSAGE_FIELDS = frozenset(
         "text",
         "lane",
         "source",
+        "topic",
         "metadata",
         "thread",
         "reply_to",

@@ -20,8 +20,9 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from scheduler.when import EPOCH, first_valid, from_ms, parse_zone, to_ms
+from scheduler.when import EPOCH, from_ms, to_ms
 from worker.errors import Refused
+from worker.zones import first_valid, parse_zone
 
 _ALIASES = {
     "@yearly": "0 0 1 1 *",

@@ -34,6 +34,7 @@ def enqueue(
     text: str,
     key: str | None = None,
     source: str = "",
+    topic: str = "",
     lane: Lane | str | None = None,
     at: datetime | str | None = None,
     expires: datetime | str | None = None,
@@ -56,6 +57,7 @@ def enqueue(
         to: `platform:chat`, `platform:chat#thread`, `platform@account:chat` or `user:name`.
         key: The occasion. The same key and body again is the same delivery; the same key and
             another body is a `KeyConflict`.
+        topic: What it is about; nobody who opted out of that gets it.
         at: Due time, aware; a string is ISO 8601.
         expires: After this it is not sent any more.
         order: `strict`, the default for replies and reminders: after whatever was committed
@@ -71,6 +73,7 @@ def enqueue(
         text=text,
         key=key,
         source=source,
+        topic=topic,
         lane=lane,
         at=at,
         expires=expires,

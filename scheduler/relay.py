@@ -16,6 +16,7 @@ from worker.due import (
     next_duty,
     queue_due,
     queue_unpublished,
+    queue_waiting,
     rescue,
 )
 from worker.failpoints import reach
@@ -53,14 +54,15 @@ def _pass(engine: Engine) -> int:
         )
         unpublished = queue_unpublished(connection)
         due = queue_due(connection)
-    if rescued or unpublished or due:
+        waited = queue_waiting(connection)
+    if rescued or unpublished or due or waited:
         reach("in_relay")
     if expired:
         _log.info("expired", deliveries=expired)
     if rescued:
         _log.warning("lease_expired", deliveries=len(rescued))
-    rows: list[ToPublish] = [*rescued, *unpublished, *due]
+    rows: list[ToPublish] = [*rescued, *unpublished, *due, *waited]
     if rows and publish(engine, rows) < len(rows):
         # The broker is away: the rows are marked, the next tick tries again.
         return 0
-    return max(len(rescued), len(unpublished), len(due))
+    return max(len(rescued), len(unpublished), len(due), len(waited))

@@ -20,13 +20,14 @@ from scheduler.producer import _engine
 from scheduler.record import NewFire, record, recorded
 from scheduler.schedule_views import COLUMNS, ScheduleView, find, lookup, view
 from scheduler.tables import FireOutcome, Misfire, ScheduleState
-from scheduler.when import from_ms, parse_duration, parse_when, parse_zone, to_ms
+from scheduler.when import from_ms, parse_duration, parse_when, to_ms
 from worker import outbox
 from worker.database import now_ms, reading
 from worker.errors import Refused
 from worker.intake import Policy, new_id
 from worker.lanes import Lane
 from worker.outbox import Accepted
+from worker.zones import parse_zone
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -48,6 +49,7 @@ def add(
     lane: Lane | str | None = None,
     misfire: Misfire | str = Misfire.LATEST,
     source: str | None = None,
+    topic: str | None = None,
     metadata: Mapping[str, object] | None = None,
     thread: str | None = None,
     reply_to: str | None = None,
@@ -73,6 +75,7 @@ def add(
     optional = {
         "lane": lane,
         "source": source,
+        "topic": topic or None,
         "metadata": metadata,
         "thread": thread,
         "reply_to": reply_to,

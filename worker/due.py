@@ -1,7 +1,7 @@
 """What the relay asks of the outbox: due rows, lost leases, unpublished rows, expired ones.
 
 Part of the outbox: writes the state by `worker.states`. Cheap when nothing is to be done:
-`next_duty` is four look-ups at the edge of an index.
+`next_duty` is five look-ups at the edge of an index.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,13 @@ from worker.backoff import MAX_ATTEMPTS, SCHEDULE_S
 from worker.database import NOW_MS
 from worker.lanes import Lane
 from worker.order import queue, release
+from worker.tables import WAITS_FOR_TIME
 
 #: Milliseconds after which a published row that did not move may be published again.
 STALE_MS = 5_000
 #: Rows of one pass.
 BATCH = 2_000
+_IN_TIME = "state IN ('scheduled', 'retrying')"
 
 
 #: SQL for a number that differs from row to row.
@@ -51,6 +53,7 @@ def _duty(dialect: str) -> TextClause:
         f"""
         SELECT {NOW_MS[dialect]},
           (SELECT min(due_ms) FROM delivery WHERE state IN ('scheduled', 'retrying')),
+          (SELECT min(due_ms) FROM delivery WHERE {WAITS_FOR_TIME}),
           (SELECT min(lease_until_ms) FROM delivery WHERE state = 'sending'),
           (SELECT min(published_ms) FROM delivery WHERE state = 'queued' AND published_ms = 0),
           (SELECT min(expires_ms) FROM delivery WHERE expires_ms IS NOT NULL
@@ -85,16 +88,21 @@ def expire(connection: Connection) -> int:
 
 def queue_due(connection: Connection) -> list[ToPublish]:
     """Queue what is due; give it for publishing."""
-    return _in_turn(connection.execute(_queue_due(connection.dialect.name)).all())
+    return _in_turn(connection.execute(_queue_due(connection.dialect.name, _IN_TIME)).all())
+
+
+def queue_waiting(connection: Connection) -> list[ToPublish]:
+    """Queue what was held until now; give it for publishing."""
+    return _in_turn(connection.execute(_queue_due(connection.dialect.name, WAITS_FOR_TIME)).all())
 
 
 @cache
-def _queue_due(dialect: str) -> TextClause:
+def _queue_due(dialect: str, which: str) -> TextClause:
     now = NOW_MS[dialect]
     return text(
         queue(
             dialect,
-            f"state IN ('scheduled', 'retrying') AND due_ms <= {now}",
+            f"{which} AND due_ms <= {now}",
             limit=f"LIMIT {BATCH}",
             changes=f"published_ms = {now}",
             returning="id, lane",

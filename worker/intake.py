@@ -61,6 +61,7 @@ class NewDelivery:
     reply_to: str | None
     silent: bool
     source: str
+    topic: str
     lane: Lane
     order_key: str | None
     policy: Policy
@@ -79,6 +80,7 @@ def check(
     text: str,
     key: str | None = None,
     source: str = "",
+    topic: str = "",
     lane: Lane | str | None = None,
     at: datetime | str | None = None,
     expires: datetime | str | None = None,
@@ -94,6 +96,7 @@ def check(
     """Check one delivery.
 
     Args:
+        topic: What it is about; nobody who opted out of that gets it.
         at: Due time; a string is ISO 8601, UTC unless it names an offset.
         expires: After this it is not sent any more.
         order: `strict` for one after the other with all others of the same `order_key`; the
@@ -128,6 +131,7 @@ def check(
         reply_to=answered,
         silent=silent,
         source=_name("source", source or None) or "",
+        topic=check_topic(topic),
         lane=chosen,
         order_key=_order_key(target, chosen, order, _name("order_key", order_key)),
         policy=_policy(policy),
@@ -150,6 +154,11 @@ def body_hash(
         option=orjson.OPT_SORT_KEYS,
     )
     return hashlib.sha256(body).hexdigest()
+
+
+def check_topic(topic: object) -> str:
+    """Give a topic, the empty one for none; raise `Refused` for what cannot be one."""
+    return _name("topic", topic or None) or ""
 
 
 def _string(name: str, value: object) -> str:

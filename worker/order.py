@@ -6,7 +6,7 @@ transaction. `sweep` mends what two transactions could not see of each other.
 
 A delivery has its place, `seq`, from when it can go: what was scheduled for later takes a new
 one when it is due, and what had ended when a person has it tried again. So none comes before
-one that is under way.
+one that is under way. What is held until a time has none meanwhile: it holds nobody back.
 """
 
 from collections.abc import Collection
@@ -51,7 +51,7 @@ IS_BEHIND = (
 _LAST_PLACE = {
     "sqlite": "max((SELECT max(rowid) FROM delivery) * 1000000, COALESCE((SELECT max(e.seq) "
     "FROM delivery e WHERE e.order_key = q.order_key AND e." + IN_ORDER + "), 0)) "
-    "+ row_number() OVER (ORDER BY due_ms, seq)",
+    "+ row_number() OVER (ORDER BY due_ms, seq, id)",
     "postgresql": "nextval('delivery_seq')",
 }
 
@@ -69,10 +69,10 @@ def queue(dialect: str, which: str, *, limit: str = "", changes: str, returning:
     lock = "" if sqlite else "FOR UPDATE SKIP LOCKED"
     return f"""
         WITH w AS {once} (
-            SELECT id AS wanted_id, CASE WHEN {IN_ORDER} THEN seq
+            SELECT id AS wanted_id, CASE WHEN {IN_ORDER} AND seq IS NOT NULL THEN seq
                 ELSE {_LAST_PLACE[dialect]} END AS place
             FROM (SELECT id, state, order_key, seq, due_ms FROM delivery WHERE {which}
-                  ORDER BY due_ms, seq {limit} {sorted_first} {lock}) AS q)
+                  ORDER BY due_ms, seq, id {limit} {sorted_first} {lock}) AS q)
         UPDATE delivery SET state = 'queued', seq = w.place, {changes}
         FROM w WHERE delivery.id = w.wanted_id
         RETURNING {returning}

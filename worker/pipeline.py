@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
+from worker.etiquette import Rules
 from worker.failpoints import reach
 from worker.gate import Gate
 from worker.http import Client
@@ -95,6 +96,7 @@ class Drain:
             bots=bots,
             owner=owner,
             lease_s=settings.lease_s,
+            rules=Rules.of(settings),
         )
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._asked: dict[str, _Asked] = {}

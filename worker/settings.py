@@ -10,16 +10,20 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from worker.errors import Misconfigured
+from worker.errors import Misconfigured, Refused
+from worker.people.cap import Cap, OverCap, parse_cap
+from worker.people.quiet import Quiet, QuietHours, parse_window
 from worker.platforms.base import Bot, Platform, Variable
+from worker.zones import parse_zone
 
 #: How often an answer's time must fit into a lease: once for the request that is under way
 #: and once as the margin in which its lease is renewed.
@@ -27,6 +31,13 @@ _TIMEOUTS_A_LEASE = 2
 _SHARE = re.compile(r"share:([1-9][0-9]{0,3})")
 #: Bytes that a Unix socket's address may have on the strictest system.
 _SOCKET_PATH_LIMIT = 100
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return parse_zone(name)
+    except Refused as refused:
+        raise ValueError(str(refused)) from None
 
 
 class Settings(BaseSettings):
@@ -61,6 +72,22 @@ class Settings(BaseSettings):
     limiter_fallback: str = Field(default="", alias="MIRRORPOST_LIMITER_FALLBACK")
     #: A line under a message that may have arrived before; none by default.
     duplicate_line: str = Field(default="", alias="MIRRORPOST_DUPLICATE_LINE")
+    #: When nobody is written to but in reply, by each person's own clock: `22:00-08:00`.
+    quiet_hours: Annotated[QuietHours | None, NoDecode, BeforeValidator(parse_window)] = Field(
+        default=None, validate_default=False, alias="MIRRORPOST_QUIET_HOURS"
+    )
+    quiet: Quiet = Field(default=Quiet.HOLD, alias="MIRRORPOST_QUIET")
+    #: The clock of whoever has no zone of their own.
+    default_timezone: Annotated[ZoneInfo, NoDecode, BeforeValidator(_zone)] = Field(
+        default=ZoneInfo("UTC"), validate_default=False, alias="MIRRORPOST_DEFAULT_TIMEZONE"
+    )
+    #: Messages to one person, replies apart, in any window of a time: `3/1d`.
+    frequency_cap: Annotated[Cap | None, NoDecode, BeforeValidator(parse_cap)] = Field(
+        default=None, validate_default=False, alias="MIRRORPOST_FREQUENCY_CAP"
+    )
+    frequency_cap_action: OverCap = Field(
+        default=OverCap.SUPPRESS, alias="MIRRORPOST_FREQUENCY_CAP_ACTION"
+    )
 
     @model_validator(mode="after")
     def _lease_holds_an_answer(self) -> Self:

@@ -16,6 +16,11 @@ WAITS_FOR_ITS_BROADCAST = "state = 'held' AND error_kind = 'broadcast'"
 #: What is held for any other reason; few, and looked through often.
 HELD_OTHERWISE = "state = 'held' AND COALESCE(error_kind, '') <> 'broadcast'"
 
+#: Held until a time: for quiet hours, or until a person's frequency cap has room.
+WAITS_FOR_TIME = "state = 'held' AND error_kind IN ('quiet_hours', 'frequency_cap')"
+#: Of a known person, and on its way.
+_OF_PERSON = "unified_user IS NOT NULL AND state IN ('queued', 'sending', 'held')"
+
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -60,6 +65,19 @@ class DeliveryRow(SQLModel, table=True):
             "account",
             sqlite_where=text(HELD_OTHERWISE),
             postgresql_where=text(HELD_OTHERWISE),
+        ),
+        Index(
+            "ix_delivery_spared",
+            "due_ms",
+            sqlite_where=text(WAITS_FOR_TIME),
+            postgresql_where=text(WAITS_FOR_TIME),
+        ),
+        Index(
+            "ix_delivery_person",
+            "unified_user",
+            "state",
+            sqlite_where=text(_OF_PERSON),
+            postgresql_where=text(_OF_PERSON),
         ),
         Index(
             "ix_delivery_expiring",

@@ -42,6 +42,7 @@ _FIELDS = frozenset(
         "text",
         "key",
         "source",
+        "topic",
         "lane",
         "at",
         "expires",

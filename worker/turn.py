@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from resolvers import IdentityResolverProtocol
-from worker import order, outbox, suppress
+from worker import etiquette, order, outbox, suppress
 from worker.dead import Standing
 from worker.failpoints import reach
 from worker.mirror_batch import MirrorRefusedError, mirror_sent
@@ -69,12 +69,14 @@ class Turns:
         bots: Bots,
         owner: str,
         lease_s: float,
+        rules: etiquette.Rules,
     ) -> None:
         self._engine = engine
         self._resolver = resolver
         self._bots = bots
         self._owner = owner
         self._lease_ms = int(lease_s * 1000)
+        self._rules = rules
         self._connection: Connection | None = None
 
     def take(self, finished: Sequence[Finished], wanted: Wanted) -> Got:
@@ -84,9 +86,9 @@ class Turns:
         """
         read_s = time.monotonic()
         try:
-            taken, noted = self._commit(finished, wanted, singly=False)
+            taken, noted, spares = self._commit(finished, wanted, singly=False)
         except MirrorRefusedError:
-            taken, noted = self._commit(finished, wanted, singly=True)
+            taken, noted, spares = self._commit(finished, wanted, singly=True)
         if not taken.claimed:
             return Got(more=taken.touched >= wanted.limit > 0)
         resolved = resolve(
@@ -101,15 +103,16 @@ class Turns:
             resolved = [
                 suppress.follow(each, noted.get(each.claim.id), self._print_of) for each in resolved
             ]
-        return Got(resolved, more=taken.touched >= min(wanted.limit, MANY))
+        more = taken.touched >= min(wanted.limit, MANY)
+        return self._spare(resolved, more=more) if spares else Got(resolved, more)
 
     def _commit(
         self, finished: Sequence[Finished], wanted: Wanted, *, singly: bool
-    ) -> tuple[outbox.Taken, dict[str, Standing]]:
+    ) -> tuple[outbox.Taken, dict[str, Standing], bool]:
         with self._transaction() as connection:
             ids = [*self._settle(connection, finished, singly=singly), *wanted.ids]
             if not wanted.limit or not (ids or wanted.anything):
-                return outbox.Taken([], 0), {}
+                return outbox.Taken([], 0), {}, False
             taken = outbox.claim(
                 connection,
                 owner=self._owner,
@@ -118,7 +121,19 @@ class Turns:
                 ids=ids,
             )
             places = ((claim.id, suppress.place_of(claim)) for claim in taken.claimed)
-            return taken, suppress.look_up(connection, places, self._print_of)
+            noted = suppress.look_up(connection, places, self._print_of)
+            spares = bool(taken.claimed) and etiquette.is_needed(connection, self._rules)
+            return taken, noted, spares
+
+    def _spare(self, resolved: Sequence[Resolved], *, more: bool) -> Got:
+        """Give what may go to its person now; what may not is held, or has ended."""
+        people = etiquette.people_of(resolved, self._resolver)
+        if not people:
+            return Got(resolved, more)
+        with self._transaction() as connection:
+            spared = etiquette.spare(connection, resolved, people, self._rules)
+            suppress.give_back(connection, spared.back)
+        return Got(spared.going, more or spared.freed)
 
     def _noted_of_routes(self, resolved: Sequence[Resolved]) -> dict[str, Standing]:
         """Give what is noted of the places that were only now chosen for people."""

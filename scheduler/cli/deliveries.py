@@ -111,6 +111,7 @@ def as_object(row: "DeliveryRow") -> dict[str, object]:
         "target": row.target,
         "text": row.text,
         "source": row.source,
+        "topic": row.topic,
         "lane": row.lane,
         "key": row.key,
         "platform": row.platform,

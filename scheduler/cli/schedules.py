@@ -47,6 +47,9 @@ def add(  # noqa: PLR0917 - every parameter is an option of its own
     misfire: Annotated[
         str, typer.Option(help="What goes out of missed occurrences: latest, all or none.")
     ] = "latest",
+    topic: Annotated[
+        str | None, typer.Option(help="What it is about, for people who opted out of that.")
+    ] = None,
     metadata: Annotated[
         str | None, typer.Option(help="A JSON object that stays with each message.")
     ] = None,
@@ -66,6 +69,7 @@ def add(  # noqa: PLR0917 - every parameter is an option of its own
         tz=tz,
         lane=lane,
         misfire=misfire,
+        topic=topic,
         metadata=parse_metadata(metadata),
     )
     _say(view, json=json)

@@ -38,6 +38,9 @@ def send(  # noqa: PLR0917 - every parameter is an option of its own
         str | None, typer.Option(help="The occasion: the same key again is the same delivery.")
     ] = None,
     source: Annotated[str, typer.Option(help="Who asks, as histories and listings show it.")] = "",
+    topic: Annotated[
+        str, typer.Option(help="What it is about: who opted out of that does not get it.")
+    ] = "",
     lane: Annotated[
         str | None, typer.Option(help="reply, reminder, cron or broadcast, by priority.")
     ] = None,
@@ -85,6 +88,7 @@ def send(  # noqa: PLR0917 - every parameter is an option of its own
         text=text,
         key=key,
         source=source,
+        topic=topic,
         lane=lane,
         at=_moment(at),
         expires=_moment(expires),
@@ -113,7 +117,8 @@ def send(  # noqa: PLR0917 - every parameter is an option of its own
 def _moment(text: str | None) -> datetime | None:
     if text is None:
         return None
-    from scheduler.when import parse_when, parse_zone
+    from scheduler.when import parse_when
+    from worker.zones import parse_zone
 
     return parse_when(text, now=datetime.now(UTC), tz=parse_zone("UTC"))
 

@@ -96,6 +96,7 @@ def test_a_bare_celery_app_reaches_a_person_by_every_field(site: Site, broker_ur
                 "text": "from elsewhere",
                 "key": key,
                 "source": "crm",
+                "topic": "orders",
                 "lane": "reminder",
                 "expires": "2199-01-01T00:00:00+00:00",
                 "metadata": {"order": 7},
@@ -112,7 +113,7 @@ def test_a_bare_celery_app_reaches_a_person_by_every_field(site: Site, broker_ur
     (accepted,) = site.sandbox.accepted("telegram", number(to))
     assert accepted["text"] == "from elsewhere"
     assert (accepted["thread"], accepted["reply_to"], accepted["silent"]) == ("77", "12", True)
-    assert (row.lane, row.source) == ("reminder", "crm")
+    assert (row.lane, row.source, row.topic) == ("reminder", "crm", "orders")
     (mirror,) = site.messages(to)
     assert mirror.entry()["order"] == 7
     assert mirror.mirror_source == "crm"

@@ -73,11 +73,12 @@ def test_send_keeps_every_field_that_it_is_given(mirrorpost: CommandLine) -> Non
     sent = mirrorpost(
         "send", "telegram:-1001", "hello", "--key", "k", "--source", "build", "--lane", "cron",
         "--at", "2035-01-31T09:00", "--expires", "2035-01-31T11:00+01:00", "--thread", "7",
-        "--reply-to", "9", "--silent", "--metadata", '{"ticket": 812}', "--json",
+        "--reply-to", "9", "--silent", "--metadata", '{"ticket": 812}', "--topic", "news", "--json",
     ).json()  # fmt: skip
     assert sent["status"] == "scheduled"
     assert sent["target"] == "telegram:-1001#7"
     assert (sent["key"], sent["source"], sent["lane"]) == ("k", "build", "cron")
+    assert sent["topic"] == "news"
     assert sent["due_at"] == "2035-01-31T09:00:00.000+00:00"
     assert sent["expires_at"] == "2035-01-31T10:00:00.000+00:00"
     assert (sent["thread_id"], sent["reply_to"], sent["silent"]) == ("7", "9", True)

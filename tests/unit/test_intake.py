@@ -68,6 +68,8 @@ def refusal(**fields: object) -> str:
         ({"key": 7}, "key must be a string, not int"),
         ({"source": 7}, "source must be a string"),
         ({"source": "s" * 501}, "source must have 1 to 500"),
+        ({"topic": 7}, "topic must be a string"),
+        ({"topic": "t\nu"}, "printable"),
         ({"reply_to": ""}, "reply_to must have 1 to 500"),
         ({"reply_to": 7}, "reply_to must be a string"),
         ({"silent": "yes"}, "silent must be true or false"),

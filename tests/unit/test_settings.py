@@ -213,3 +213,31 @@ def test_the_secrets_are_those_of_every_account_and_no_address(
         TELEGRAM_BOT_TOKEN_OLD="",
     )
     assert secrets(platforms()) == {"first", "second", TOKEN}
+
+
+def test_nobody_is_spared_unless_that_is_configured() -> None:
+    config = settings()
+    assert (config.quiet_hours, config.frequency_cap) == (None, None)
+    assert str(config.default_timezone) == "UTC"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("MIRRORPOST_QUIET_HOURS", "22-8", "such as 22:00-08:00"),
+        ("MIRRORPOST_QUIET_HOURS", "08:00-08:00", "such as 22:00-08:00"),
+        ("MIRRORPOST_QUIET", "loud", "'hold' or 'silent'"),
+        ("MIRRORPOST_DEFAULT_TIMEZONE", "Berlin", "such as Europe/Berlin"),
+        ("MIRRORPOST_FREQUENCY_CAP", "0/1d", "lets nothing through"),
+        ("MIRRORPOST_FREQUENCY_CAP", "often", "such as 3/1d"),
+        ("MIRRORPOST_FREQUENCY_CAP_ACTION", "drop", "'suppress' or 'digest'"),
+    ],
+)
+def test_etiquette_that_cannot_be_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, right: str
+) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        with_env(monkeypatch, **{name: value})
+    assert str(refused.value).startswith(f"{name}: ")
+    assert right in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1

@@ -3,8 +3,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from scheduler.when import first_valid, parse_duration, parse_when, parse_zone
+from scheduler.when import parse_duration, parse_when
 from worker.errors import Refused
+from worker.zones import first_valid, parse_zone
 
 BERLIN = ZoneInfo("Europe/Berlin")
 #: Tuesday, 02:00 in Berlin.

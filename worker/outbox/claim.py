@@ -16,8 +16,8 @@ from worker.order import IS_BEHIND, WAITS
 
 _CLAIMED = (
     "id, attempt, attempts_used, target, platform, account, chat_id, thread_id, text, metadata, "
-    "reply_to, silent, source, lane, policy, order_key, expires_ms, created_ms, maybe_duplicate, "
-    "receipt, action, refers_to"
+    "reply_to, silent, source, topic, action, refers_to, lane, policy, order_key, expires_ms, "
+    "created_ms, maybe_duplicate, receipt"
 )
 #: Columns that a textual statement on SQLite gives as text and as integers.
 _JSON = ("metadata", "receipt")
@@ -51,6 +51,7 @@ class Claimed:
     reply_to: str | None
     silent: bool
     source: str
+    topic: str
     lane: str
     policy: str
     order_key: str | None

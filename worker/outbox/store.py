@@ -32,6 +32,7 @@ _INSERT = {
     "reply_to": "text",
     "silent": "boolean",
     "source": "text",
+    "topic": "text",
     "lane": "text",
     "order_key": "text",
     "policy": "text",
@@ -104,6 +105,7 @@ def _insert_row(n: int, delivery: NewDelivery) -> dict[str, object]:
         "reply_to": delivery.reply_to,
         "silent": delivery.silent,
         "source": delivery.source,
+        "topic": delivery.topic,
         "lane": delivery.lane,
         "order_key": delivery.order_key,
         "policy": delivery.policy,
@@ -119,10 +121,10 @@ def _insert_statement(dialect: str) -> TextClause:
     return text(
         f"""
         INSERT INTO delivery (id, key, body_hash, target, platform, account, chat_id, thread_id,
-            text, metadata, reply_to, silent, source, lane, policy, order_key, seq, state, due_ms,
-            expires_ms, created_ms, attempt, attempts_used, published_ms, maybe_duplicate)
+            text, metadata, reply_to, silent, source, topic, lane, policy, order_key, seq, state,
+            due_ms, expires_ms, created_ms, attempt, attempts_used, published_ms, maybe_duplicate)
         SELECT id, key, body_hash, target, platform, account, chat_id, thread_id, text, metadata,
-            reply_to, silent, source, lane, policy, order_key, {SEQ_OF_NEW[dialect]},
+            reply_to, silent, source, topic, lane, policy, order_key, {SEQ_OF_NEW[dialect]},
             CASE WHEN at_ms > {now} THEN 'scheduled' ELSE 'queued' END,
             COALESCE(at_ms, {now}), expires_ms, {now}, 0, 0, {now}, false
         FROM ({rows_from_json(dialect, _INSERT)}) AS r WHERE true ORDER BY n

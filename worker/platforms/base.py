@@ -97,6 +97,7 @@ class Capability:
             come on top.
         is_group: Tells of a chat id whether limits of groups count it.
         tells_limits: Its answers say what is left of the chat's limit, see `TellsLimits`.
+        silent: `Message.silent` keeps the notification away.
     """
 
     max_length: int
@@ -112,6 +113,7 @@ class Capability:
     limits: tuple[Limit, ...] = ()
     is_group: Callable[[str], bool] = _never
     tells_limits: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ class Discord:
         # with the first. A channel's is observed and goes by the headers.
         limits=(Pace(Counts.BOT, 50.0), Window(Counts.CHAT, 5, 5.0)),
         tells_limits=True,
+        silent=True,
     )
     variables: tuple[Variable, ...] = (
         Variable("DISCORD_BOT_TOKEN"),

@@ -66,6 +66,7 @@ class Matrix:
         dedup=Dedup.KEY,
         # Homeservers count transaction ids by login: another one's are new.
         dedup_if="the bot keeps its login",
+        silent=True,
     )
     variables: tuple[Variable, ...] = (
         Variable("MATRIX_HOMESERVER", secret=False),

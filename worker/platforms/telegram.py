@@ -109,6 +109,7 @@ class Telegram:
             Window(Counts.GROUP, 20, 60.0),
         ),
         is_group=lambda chat_id: chat_id.startswith("-"),
+        silent=True,
     )
     variables: tuple[Variable, ...] = (
         Variable("TELEGRAM_BOT_TOKEN"),

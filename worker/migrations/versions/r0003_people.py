@@ -21,6 +21,14 @@ _INDEXES = {
         "broadcast_id IS NOT NULL AND ended_ms IS NOT NULL",
     ),
     "ix_delivery_refers_to": (["refers_to"], "refers_to IS NOT NULL"),
+    "ix_delivery_spared": (
+        ["due_ms"],
+        "state = 'held' AND error_kind IN ('quiet_hours', 'frequency_cap')",
+    ),
+    "ix_delivery_person": (
+        ["unified_user", "state"],
+        "unified_user IS NOT NULL AND state IN ('queued', 'sending', 'held')",
+    ),
 }
 _HELD = "state = 'held'"
 
