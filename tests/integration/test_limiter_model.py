@@ -5,7 +5,6 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,14 +12,13 @@ from redis import Redis
 
 from worker.lanes import Lane
 from worker.limiter import limiter
-from worker.limiter.limiter import Ask
-from worker.limiter.scopes import Line, Paced, Paused, Row, Spec, Windowed
+from worker.limiter.scopes import Ask, Batch, Line, Paced, Paused, Row, Spec, Windowed, batch
 from worker.limiter.share import Share
 
 _SCRIPT = Path(limiter.__file__).with_name("ask.lua").read_text()
 _CLOCK = "local now = time[1] * 1000 + time[2] / 1000"
 START = 1_800_000_000_000.0
-#: Distinct scopes: what two bots, three chats and a group fall under.
+#: What two kinds of bots, two chats and a group fall under.
 SPECS: dict[str, Spec] = {
     "bot": Paced(100.0, 400.0),
     "bot#broadcast": Paced(110.0, 0.0),
@@ -28,15 +26,16 @@ SPECS: dict[str, Spec] = {
     "chat2": Paced(1000.0, 1000.0),
     "group": Windowed(5, 4000.0),
     "pause": Paused(),
-    "line": Line("bot#broadcast"),
+    "line": Line(1),
 }
-REPLY = ("bot", 1)
-ROWS = {
-    "reply to 1": Row(250.0, 1.0, None, (REPLY, ("chat1", 1), ("pause", 1))),
-    "reply to 2": Row(250.0, 1.0, None, (REPLY, ("chat2", 1), ("pause", 1))),
-    "opening": Row(250.0, 0.5, None, (("bot", 2), ("pause", 1))),
-    "group": Row(250.0, 0.8, None, (REPLY, ("group", 1), ("pause", 1))),
-    "broadcast": Row(250.0, 0.0, "line", (REPLY, ("bot#broadcast", 1), ("pause", 1))),
+KEYS = list(SPECS)
+#: For each kind of message its horizon, share of the burst, line and scopes with their permits.
+ROWS: dict[str, Row] = {
+    "reply to 1": [250.0, 1.0, -1, 0, 1, 2, 1, 5, 1],
+    "reply to 2": [250.0, 1.0, -1, 0, 1, 3, 1, 5, 1],
+    "opening": [250.0, 0.5, -1, 0, 2, 5, 1],
+    "group": [250.0, 0.8, -1, 0, 1, 4, 1, 5, 1],
+    "broadcast": [250.0, 0.0, 6, 0, 1, 1, 1, 5, 1],
 }
 
 
@@ -48,24 +47,11 @@ class Script:
         self._redis = Redis.from_url(url)
         self._redis.flushall()
         self._run = self._redis.register_script(
-            _SCRIPT.replace(_CLOCK, "local now = tonumber(ARGV[3])")
+            _SCRIPT.replace(_CLOCK, "local now = tonumber(ARGV[2])")
         )
 
-    def ask(self, now: float, rows: list[Row]) -> list[float]:
-        number = {key: n for n, key in enumerate(SPECS, 1)}
-        told = orjson.dumps([limiter._told(spec, number) for spec in SPECS.values()])
-        asked = orjson.dumps(
-            [
-                (
-                    row.horizon_ms,
-                    row.slack,
-                    number[row.line] if row.line else 0,
-                    *(n for key, permits in row.scopes for n in (number[key], permits)),
-                )
-                for row in rows
-            ]
-        )
-        answers = self._run(keys=list(SPECS), args=[told, asked, f"{now:.3f}"])
+    def ask(self, now: float, asked: Batch) -> list[float]:
+        answers = self._run(args=[limiter.in_json(asked), f"{now:.3f}"])
         return [answer / 1000 for answer in answers]
 
     def pause(self, until: float) -> None:
@@ -100,14 +86,14 @@ def test_script_and_model_decide_alike_and_no_scope_is_ever_over_its_limit(
             if pause:
                 script.pause(now + pause)
                 share.paused["pause"] = now + pause
-            rows = [ROWS[name] for name in names]
-            told, mine = script.ask(now, rows), share.ask(now, SPECS, rows)
+            asked = Batch(KEYS, list(SPECS.values()), [ROWS[n] for n in names], [])
+            told, mine = script.ask(now, asked), share.ask(now, asked)
             assert told == pytest.approx(mine, abs=0.01)
-            for row, answer in zip(rows, mine, strict=True):
+            for row, answer in zip(asked.rows, mine, strict=True):
                 if answer >= 0:
                     assert now + answer >= share.paused.get("pause", 0) - 0.01
-                    for key, permits in row.scopes:
-                        granted[key] += [now + answer] * permits
+                    for place, permits in zip(row[3::2], row[4::2], strict=True):
+                        granted[KEYS[int(place)]] += [now + answer] * int(permits)
     finally:
         script.close()
     for key, times in granted.items():
@@ -134,29 +120,24 @@ def test_with_demand_over_97_percent_of_a_limit_are_used_whatever_the_lanes(
     lanes: tuple[Lane, ...],
 ) -> None:
     """Three workers ask as they please: what is not granted asks again when it was told to."""
-    rng, share, learned = random.Random(7), Share(), dict[str, Windowed]()
-    specs: dict[str, Spec] = {}
+    rng, share = random.Random(7), Share()
     until = 60_000.0
-    waiting = [
-        (rng.uniform(0, 500), n, limiter._row(_ask(n, rng.choice(lanes)), specs, learned))
-        for n in range(4_000)
-    ]
+    waiting = [(rng.uniform(0, 500), n, _ask(n, rng.choice(lanes))) for n in range(4_000)]
     waiting.sort()
     sent: list[float] = []
     now = 0.0
     while waiting and now < until:
         now = max(now, waiting[0][0]) + rng.uniform(0, 3)
         most = rng.randint(1, 64)
-        batch: list[tuple[float, int, Row]] = []
-        while waiting and waiting[0][0] <= now and len(batch) < most:
-            batch.append(heapq.heappop(waiting))
-        for (_, n, row), answer in zip(
-            batch, share.ask(now, specs, [row for *_, row in batch]), strict=True
-        ):
+        due: list[tuple[float, int, Ask]] = []
+        while waiting and waiting[0][0] <= now and len(due) < most:
+            due.append(heapq.heappop(waiting))
+        asked = batch([ask for *_, ask in due], {})
+        for (_, n, ask), answer in zip(due, share.ask(now, asked), strict=True):
             if answer >= 0:
                 sent.append(now + answer)
             else:
-                heapq.heappush(waiting, (now - answer + rng.uniform(0, 20), n, row))
+                heapq.heappush(waiting, (now - answer + rng.uniform(0, 20), n, ask))
     in_time = [at for at in sent if at < until]
     assert len(in_time) / (until / 1000) > 0.97 * 30
     assert_within(Paced(1000 / 30, 9 * 1000 / 30), sorted(sent))

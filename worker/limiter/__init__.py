@@ -5,7 +5,7 @@ What a platform takes stands with its adapter; `scopes` turns it into keys, `ask
 in Redis and `share` in this process, by the same rule, while Redis is away.
 """
 
-from worker.limiter.limiter import Ask, Limiter, Permit
-from worker.limiter.scopes import Rates, broadcast_pace, rates
+from worker.limiter.limiter import Limiter, Permit
+from worker.limiter.scopes import Ask, Rates, broadcast_pace, rates
 
 __all__ = ["Ask", "Limiter", "Permit", "Rates", "broadcast_pace", "rates"]

@@ -1,19 +1,19 @@
 -- Decide when each of a batch of messages may go, in all of their scopes at once.
 --
--- KEYS: one a scope. ARGV[1]: JSON, one a key: {"p", pace_ms, slack_ms}, {"w", count, period_ms}
--- or {"u"} (paused until). ARGV[2]: JSON, one a message: {horizon_ms, share of the slack, line,
--- scope, permits, ...}; scopes are numbers of keys. `line` is the number of a key {"l", scope}
--- for those of a lane that wait for that scope, or 0. Gives for each the microseconds until it
+-- ARGV[1]: JSON, a batch as `scopes.py` describes it: the keys of all scopes; of each one {"p",
+-- pace_ms, slack_ms}, {"w", count, period_ms}, {"u"} (paused until) or {"l", scope} (a line);
+-- the messages, whose places count from 0. The keys come in JSON because hundreds of arguments
+-- cost a worker more than all else here. Gives for each message the microseconds until it
 -- may go; below 0 nothing is reserved and it asks again in so long, in its turn. Times are kept
 -- in milliseconds of Redis' clock.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
-local specs, rows = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
+local keys, specs, rows = unpack(cjson.decode(ARGV[1]))
 local LINE_MS = 60000
 local state, dirty = {}, {}
-for first = 1, #KEYS, 1000 do
-  local last = math.min(first + 999, #KEYS)
-  local found = redis.call('MGET', unpack(KEYS, first, last))
+for first = 1, #keys, 1000 do
+  local last = math.min(first + 999, #keys)
+  local found = redis.call('MGET', unpack(keys, first, last))
   for i = first, last do
     local value = found[i - first + 1]
     if specs[i][1] == 'w' then
@@ -27,7 +27,7 @@ local answers, lines = {}, {}
 for r, row in ipairs(rows) do
   local at, by = now, 0
   for i = 4, #row, 2 do
-    local key = row[i]
+    local key = row[i] + 1
     local spec, was = specs[key], state[key]
     local free = now
     if spec[1] == 'p' then
@@ -41,7 +41,7 @@ for r, row in ipairs(rows) do
   end
   if at - now <= row[1] then
     for i = 4, #row, 2 do
-      local key = row[i]
+      local key = row[i] + 1
       local spec = specs[key]
       if spec[1] == 'p' then
         state[key] = math.max(state[key], at) + spec[2] * row[i + 1]
@@ -62,7 +62,8 @@ for r, row in ipairs(rows) do
     local spec = specs[by]
     if spec[1] ~= 'u' then
       local step = spec[1] == 'p' and spec[2] or spec[3] / spec[2]
-      local line = row[3] > 0 and specs[row[3]][2] == by and row[3] or 0
+      local line = row[3] + 1
+      if line > 0 and specs[line][2] + 1 ~= by then line = 0 end
       if line > 0 then
         at = math.max(at, math.min(state[line], now + LINE_MS))
         state[line] = at + step
@@ -86,6 +87,6 @@ for key in pairs(dirty) do
     value = string.format('%.3f', state[key])
     keep = state[key] - now
   end
-  redis.call('SET', KEYS[key], value, 'PX', math.max(1, math.ceil(keep) + 1000))
+  redis.call('SET', keys[key], value, 'PX', math.max(1, math.ceil(keep) + 1000))
 end
 return answers

@@ -5,8 +5,8 @@ Called by the gate, on the loop.
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -14,19 +14,16 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from worker.lanes import Lane
 from worker.limiter.scopes import (
-    HORIZON_MS,
-    SLACK,
+    Ask,
+    Batch,
     Line,
     Paced,
     Paused,
-    Row,
     Spec,
     Windowed,
+    batch,
     chat_key,
-    of_bot,
-    of_chat,
     pause_keys,
 )
 from worker.limiter.share import Share
@@ -48,21 +45,6 @@ end
 _AWAY_S = 2.0
 #: Chats whose limits are remembered as their platform told them.
 _MOST_LEARNED = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One message that wants to go.
-
-    Attributes:
-        permits: What it costs of its bot's pace.
-    """
-
-    platform: str
-    account: str
-    chat_id: str
-    lane: Lane
-    permits: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,44 +84,35 @@ class Limiter:
         """Decide when each of a batch may go, in its order."""
         if not asks:
             return []
-        specs: dict[str, Spec] = {}
-        rows = [_row(ask, specs, self._learned) for ask in asks]
-        limited = [_is_limited(row, specs) for row in rows]
+        asked = batch(asks, self._learned)
         try:
-            waits = await self._in_redis(specs, rows)
+            waits = await self._in_redis(asked)
         except (RedisError, OSError) as error:
             _log.warning("limiter_unreachable", error=type(error).__name__, deliveries=len(asks))
-            waits = self._without_redis(specs, rows, limited)
-        return [Permit(w >= 0, abs(w) / 1000, kind) for w, kind in zip(waits, limited, strict=True)]
+            waits = self._without_redis(asked)
+        return [
+            Permit(wait >= 0, abs(wait) / 1000, limited)
+            for wait, limited in zip(waits, asked.limited, strict=True)
+        ]
 
-    async def _in_redis(self, specs: Mapping[str, Spec], rows: Sequence[Row]) -> list[float]:
-        number = {key: n for n, key in enumerate(specs, 1)}
-        told = orjson.dumps([_told(spec, number) for spec in specs.values()])
-        asked = orjson.dumps(
-            [
-                (
-                    row.horizon_ms,
-                    row.slack,
-                    number[row.line] if row.line else 0,
-                    *(n for key, permits in row.scopes for n in (number[key], permits)),
-                )
-                for row in rows
-            ]
-        )
-        answers: list[int] = await self._ask(keys=list(specs), args=[told, asked])
+    async def _in_redis(self, asked: Batch) -> list[float]:
+        answers: list[int] = await self._ask(keys=[], args=[in_json(asked)])
         return [answer / 1000 for answer in answers]
 
-    def _without_redis(
-        self, specs: Mapping[str, Spec], rows: Sequence[Row], limited: Sequence[bool]
-    ) -> list[float]:
+    def _without_redis(self, asked: Batch) -> list[float]:
         now = self._clock() * 1000
-        if self._parts is None:
-            # Spread, so that what waits does not come as one when Redis is back.
-            away = -1000 * _AWAY_S * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
-            free = self._share.ask(now, specs, [_pauses_of(r, specs) for r in rows])
-            return [away if kind else wait for kind, wait in zip(limited, free, strict=True)]
-        parts = {key: _part(spec, self._parts) for key, spec in specs.items()}
-        return self._share.ask(now, parts, rows)
+        if self._parts is not None:
+            parts = [_part(spec, self._parts) for spec in asked.specs]
+            return self._share.ask(now, replace(asked, specs=parts))
+        # Spread, so that what waits does not come as one when Redis is back.
+        away = -1000 * _AWAY_S * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+        # Only the pauses that this process saw itself are left of the scopes.
+        pauses = [[*row[:3], *row[-4:]] for row in asked.rows]
+        waits = self._share.ask(now, replace(asked, rows=pauses))
+        return [
+            min(away, -abs(wait)) if limited else wait
+            for wait, limited in zip(waits, asked.limited, strict=True)
+        ]
 
     async def pause(
         self, platform: str, account: str, chat_id: str, scope: Scope, seconds: float
@@ -171,45 +144,19 @@ class Limiter:
             del self._learned[next(iter(self._learned))]
 
 
-def _row(ask: Ask, specs: dict[str, Spec], learned: Mapping[str, Windowed]) -> Row:
-    """Give what is asked of the script for one message; note its scopes in `specs`."""
-    scopes: list[tuple[str, int]] = []
-    line = None
-    for n, (key, spec) in enumerate(of_bot(ask.platform, ask.account)):
-        if n == 0 or ask.lane is Lane.BROADCAST:
-            specs.setdefault(key, spec)
-            scopes.append((key, ask.permits))
-            line = f"{key}:line"
-    if line is not None and ask.lane is Lane.BROADCAST:
-        specs.setdefault(line, Line(scopes[-1][0]))
-    else:
-        line = None
-    for key, spec in of_chat(ask.platform, ask.account, ask.chat_id, learned):
-        specs.setdefault(key, spec)
-        scopes.append((key, 1))
-    for key in pause_keys(ask.platform, ask.account, ask.chat_id):
-        specs.setdefault(key, Paused())
-        scopes.append((key, 1))
-    return Row(HORIZON_MS, SLACK[ask.lane], line, tuple(scopes))
+def in_json(asked: Batch) -> bytes:
+    """Give a batch as the script reads it."""
+    return orjson.dumps((asked.keys, [_told(spec) for spec in asked.specs], asked.rows))
 
 
-def _is_limited(row: Row, specs: Mapping[str, Spec]) -> bool:
-    return not isinstance(specs[row.scopes[0][0]], Paused)
-
-
-def _pauses_of(row: Row, specs: Mapping[str, Spec]) -> Row:
-    scopes = tuple((k, n) for k, n in row.scopes if isinstance(specs[k], Paused))
-    return Row(row.horizon_ms, row.slack, None, scopes)
-
-
-def _told(spec: Spec, number: Mapping[str, int]) -> tuple[object, ...]:
+def _told(spec: Spec) -> tuple[object, ...]:
     match spec:
         case Paced():
             return "p", spec.pace_ms, spec.slack_ms
         case Windowed():
             return "w", spec.count, spec.period_ms
         case Line():
-            return "l", number[spec.scope]
+            return "l", spec.scope
         case Paused():
             return ("u",)
 

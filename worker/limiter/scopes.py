@@ -4,14 +4,14 @@ Pure. What a platform takes stands in its capability; a bot's own pace can be se
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from worker.errors import Misconfigured
 from worker.lanes import Lane
 from worker.platforms import platforms
-from worker.platforms.base import Capability, Counts, Pace, Window
+from worker.platforms.base import Counts, Limit, Pace, Window
 from worker.settings import limit_of
 
 #: Share of a platform's limit that is used: its clock and ours, and the way between them, differ.
@@ -25,6 +25,9 @@ HORIZON_MS = 250.0
 SLACK = {Lane.REPLY: 1.0, Lane.REMINDER: 0.8, Lane.CRON: 0.5, Lane.BROADCAST: 0.0}
 
 _PREFIX = "mirrorpost:limit:"
+_PAUSED = "mirrorpost:pause:"
+#: Entries of a row before its scopes.
+_EMPTY = 3
 _SET = re.compile(r"([0-9]+(?:\.[0-9]+)?)/(s|m)")
 _PER_MINUTE = 60.0
 
@@ -52,29 +55,51 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Those of a lane that wait for a scope, each to come again in its turn."""
+    """Those of a lane that wait for a scope, each to come again in its turn.
 
-    scope: str
+    Attributes:
+        scope: The scope's place in its batch.
+    """
+
+    scope: int
 
 
 Spec = Paced | Windowed | Paused | Line
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What is asked for one message.
+class Ask:
+    """One message that wants to go.
 
     Attributes:
-        horizon_ms: A permit may be for so long ahead.
-        slack: Share of a scope's burst that it may use.
-        line: The key of its `Line`.
-        scopes: Keys, each with the permits that the message costs.
+        permits: What it costs of its bot's pace.
     """
 
-    horizon_ms: float
-    slack: float
-    line: str | None
-    scopes: tuple[tuple[str, int], ...]
+    platform: str
+    account: str
+    chat_id: str
+    lane: Lane
+    permits: int = 1
+
+
+#: Of one message: the milliseconds ahead for which it may have a permit, the share of a scope's
+#: burst that it may use, the place of its line or -1, then the place of each scope that it falls
+#: under with the permits that it costs there.
+Row = list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is asked at once.
+
+    Attributes:
+        limited: Of each message whether it is under any limit.
+    """
+
+    keys: list[str]
+    specs: list[Spec]
+    rows: list[Row]
+    limited: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,44 +144,88 @@ def broadcast_pace(platform: str, account: str = "") -> float | None:
     return None if per_s is None else per_s * HEADROOM * BROADCAST_SHARE
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What all messages of a bot in one lane have in common.
+
+    Attributes:
+        line: The key of the line of those that wait for the last of `scopes`.
+        of_chat: What follows the chat in a key, the limit, and whether it is for groups alone.
+    """
+
+    slack: float
+    scopes: tuple[tuple[str, Spec], ...]
+    line: str | None
+    chat: str
+    of_chat: tuple[tuple[str, Spec, bool], ...]
+    is_group: Callable[[str], bool] | None
+    paused: str
+
+
 @cache
-def of_bot(platform: str, account: str) -> tuple[tuple[str, Spec], ...]:
-    """Give the scopes that all messages of a bot fall under; the second is the broadcasts'."""
-    bot = rates(platform, account)
-    if bot.per_s is None:
-        return ()
-    key, pace_ms = f"{_PREFIX}{platform}@{account}", 1000 / (bot.per_s * HEADROOM)
-    return (
-        (key, Paced(pace_ms, pace_ms * (bot.burst - 1))),
-        (f"{key}#broadcast", Paced(pace_ms / BROADCAST_SHARE, 0.0)),
+def _plan(platform: str, account: str, lane: Lane) -> _Plan:
+    bot, adapter = rates(platform, account), platforms().get(platform)
+    capability = adapter.capability if adapter and bot.limited else None
+    key = f"{_PREFIX}{platform}@{account}"
+    scopes: list[tuple[str, Spec]] = []
+    if bot.per_s is not None:
+        pace_ms = 1000 / (bot.per_s * HEADROOM)
+        scopes.append((key, Paced(pace_ms, pace_ms * (bot.burst - 1))))
+        if lane is Lane.BROADCAST:
+            scopes.append((f"{key}#broadcast", Paced(pace_ms / BROADCAST_SHARE, 0.0)))
+    return _Plan(
+        slack=SLACK[lane],
+        scopes=tuple(scopes),
+        line=f"{key}#line" if scopes and lane is Lane.BROADCAST else None,
+        chat=key,
+        of_chat=tuple(
+            (f":{limit.counts}", _spec(limit), limit.counts is Counts.GROUP)
+            for limit in (capability.limits if capability else ())
+            if limit.counts is not Counts.BOT
+        ),
+        is_group=capability.is_group if capability else None,
+        paused=f"{_PAUSED}{platform}@{account}",
     )
 
 
-def of_chat(
-    platform: str, account: str, chat_id: str, learned: Mapping[str, Windowed]
-) -> list[tuple[str, Spec]]:
-    """Give the scopes of one chat.
+def batch(asks: Iterable[Ask], learned: Mapping[str, Windowed]) -> Batch:
+    """Give the scopes that messages fall under; on the hot path of every turn.
 
     Args:
         learned: What a platform's answers said of chats, by key.
     """
-    adapter = platforms().get(platform)
-    if adapter is None or not rates(platform, account).limited:
-        return []
-    capability, found = adapter.capability, list[tuple[str, Spec]]()
-    for limit in capability.limits:
-        if limit.counts is Counts.BOT or _is_other_kind(limit, capability, chat_id):
-            continue
-        key = f"{_PREFIX}{platform}@{account}:{chat_id}:{limit.counts}"
-        found.append((key, learned.get(key) or _spec(limit)))
-    return found
+    places: dict[str, int] = {}
+    specs: list[Spec] = []
+    rows: list[Row] = []
+    limited: list[bool] = []
+
+    def place(key: str, spec: Spec) -> int:
+        found = places.get(key)
+        if found is None:
+            found = places[key] = len(specs)
+            specs.append(spec)
+        return found
+
+    paused = Paused()
+    for ask in asks:
+        plan, chat_id = _plan(ask.platform, ask.account, ask.lane), ask.chat_id
+        row: Row = [HORIZON_MS, plan.slack, -1]
+        for key, spec in plan.scopes:
+            row += place(key, spec), ask.permits
+        if plan.line is not None:
+            row[2] = place(plan.line, Line(int(row[-2])))
+        for suffix, spec, of_group in plan.of_chat:
+            if of_group and not (plan.is_group and plan.is_group(chat_id)):
+                continue
+            key = f"{plan.chat}:{chat_id}{suffix}"
+            row += place(key, learned.get(key, spec) if learned else spec), 1
+        limited.append(len(row) > _EMPTY)
+        row += place(plan.paused, paused), 1, place(f"{plan.paused}:{chat_id}", paused), 1
+        rows.append(row)
+    return Batch(list(places), specs, rows, limited)
 
 
-def _is_other_kind(limit: Pace | Window, capability: Capability, chat_id: str) -> bool:
-    return limit.counts is Counts.GROUP and not capability.is_group(chat_id)
-
-
-def _spec(limit: Pace | Window) -> Spec:
+def _spec(limit: Limit) -> Spec:
     if isinstance(limit, Window):
         return Windowed(limit.count, limit.period_s * 1000 / HEADROOM)
     pace_ms = 1000 / (limit.per_s * HEADROOM)
@@ -170,5 +239,5 @@ def chat_key(platform: str, account: str, chat_id: str) -> str:
 
 def pause_keys(platform: str, account: str, chat_id: str) -> tuple[str, str]:
     """Give the keys of a bot's and of a chat's pause."""
-    bot = f"mirrorpost:pause:{platform}@{account}"
+    bot = f"{_PAUSED}{platform}@{account}"
     return bot, f"{bot}:{chat_id}"

@@ -4,10 +4,9 @@ The tests hold the two against each other.
 """
 
 from bisect import insort
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from worker.limiter.scopes import Line, Paced, Paused, Row, Spec, Windowed
+from worker.limiter.scopes import Batch, Line, Paced, Paused, Row, Spec, Windowed
 
 #: Milliseconds for which those that wait are lined up, as in `ask.lua`.
 LINE_MS = 60_000.0
@@ -29,35 +28,36 @@ class Share:
     grants: dict[str, list[float]] = field(default_factory=dict)
     paused: dict[str, float] = field(default_factory=dict)
 
-    def ask(self, now: float, specs: Mapping[str, Spec], rows: Sequence[Row]) -> list[float]:
+    def ask(self, now: float, asked: Batch) -> list[float]:
         """Give what `ask.lua` gives, in milliseconds; `now` is in them too."""
         self._tidy(now)
-        lines: dict[str, float] = {}
-        return [self._ask(now, specs, row, lines) for row in rows]
+        lines: dict[int, float] = {}
+        return [self._ask(now, asked, row, lines) for row in asked.rows]
 
-    def _ask(
-        self, now: float, specs: Mapping[str, Spec], row: Row, lines: dict[str, float]
-    ) -> float:
-        at, by = now, ""
-        for key, permits in row.scopes:
-            free = self._free(now, key, specs[key], permits, row.slack)
+    def _ask(self, now: float, asked: Batch, row: Row, lines: dict[int, float]) -> float:
+        horizon_ms, slack, line, *scopes = row
+        pairs = [(int(scopes[n]), int(scopes[n + 1])) for n in range(0, len(scopes), 2)]
+        at, by = now, -1
+        for place, permits in pairs:
+            free = self._free(now, asked, place, permits, slack)
             if free > at:
-                at, by = free, key
-        if at - now <= row.horizon_ms:
-            for key, permits in row.scopes:
-                self._take(key, specs[key], permits, at)
+                at, by = free, place
+        if at - now <= horizon_ms:
+            for place, permits in pairs:
+                self._take(asked.keys[place], asked.specs[place], permits, at)
             return at - now
-        step = _step(specs[by])
-        line = specs.get(row.line or "")
-        if step is not None and row.line and isinstance(line, Line) and line.scope == by:
-            at = max(at, min(self.until.get(row.line, 0.0), now + LINE_MS))
-            self.until[row.line] = at + step
+        step = _step(asked.specs[by])
+        if step is not None and line >= 0 and asked.specs[int(line)] == Line(by):
+            key = asked.keys[int(line)]
+            at = max(at, min(self.until.get(key, 0.0), now + LINE_MS))
+            self.until[key] = at + step
         elif step is not None:
             at = max(at, lines.get(by, 0.0))
             lines[by] = at + step
         return -max(0.001, at - now)
 
-    def _free(self, now: float, key: str, spec: Spec, permits: int, slack: float) -> float:
+    def _free(self, now: float, asked: Batch, place: int, permits: int, slack: float) -> float:
+        key, spec = asked.keys[place], asked.specs[place]
         match spec:
             case Paced():
                 return self.until.get(key, 0.0) - spec.slack_ms * slack
