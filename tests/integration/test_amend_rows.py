@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Row, event, text
+from sqlalchemy import JSON, Engine, Row, event, text
 
 import scheduler.amend
 from resolvers import InMemoryIdentityResolver, SqlIdentityResolver
@@ -38,13 +38,20 @@ def engine(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engin
     made.dispose()
 
 
-def settle(engine: Engine, id_: str, *, mirror: str = "done", state: State = State.SENT) -> None:
+def settle(
+    engine: Engine,
+    id_: str,
+    *,
+    mirror: str = "done",
+    state: State = State.SENT,
+    receipt: str = "77",
+) -> None:
     """Let a worker claim a delivery, send it, and mirror it if that works."""
     with engine.begin() as connection:
         [claim] = outbox.claim(connection, owner="w", lease_ms=9_999, limit=1, ids=[id_]).claimed
         place = Place(claim.platform, "", claim.chat_id, None, "alice")
-        receipt = ("77",) if state is State.SENT else None
-        settled = Settlement(id_, claim.attempt, state, place, receipt=receipt, mirror=mirror)
+        ids = (receipt,) if state is State.SENT else None
+        settled = Settlement(id_, claim.attempt, state, place, receipt=ids, mirror=mirror)
         outbox.settle(connection, [settled], owner="w")
         if mirror == "done" and state is State.SENT:
             mirror_sent(connection, [(claim, settled)], singly=True)
@@ -307,6 +314,29 @@ def test_no_statement_of_an_amendment_reads_every_delivery(engine: Engine) -> No
         whole = r"SCAN (delivery|[alo])( |$)(?!USING)" if sqlite else "Seq Scan on delivery"
         bad = [r[-1] for r in found if re.search(whole, r[-1])]
         assert not bad, (statement, found)
+
+
+def test_an_edit_that_is_a_message_of_its_own_is_taken_back_as_well(engine: Engine) -> None:
+    first = sent(engine, to="matrix:!room:hs")
+    settle(engine, edit(engine, first, "two").id, receipt="$edit")
+    assert row(engine, edit(engine, first, "three").id).receipt is None
+    taken = retract(engine, first).id
+    query = text("SELECT metadata FROM delivery WHERE id = :id").columns(metadata=JSON())
+    with engine.begin() as connection:
+        found = connection.execute(query, {"id": taken}).scalar_one()
+    assert found == {"message_ids": ["77", "$edit"]}
+
+
+def test_a_turn_that_was_under_way_does_not_bring_back_what_was_taken_back(engine: Engine) -> None:
+    first = sent(engine, "a secret")
+    resolver = InMemoryIdentityResolver()
+    resolver.link("telegram", "5", "alice")
+    sessions = SessionManager(engine, resolver=resolver, platform="telegram")
+    turn = sessions.history("alice")
+    settle(engine, retract(engine, first).id)
+    turn += [{"role": "user", "content": "what?", "timestamp": datetime.now(UTC).isoformat()}]
+    sessions._save_history("5", turn)
+    assert history(engine) == ["[retracted]", "what?"]
 
 
 def test_a_claim_says_what_it_changes(engine: Engine) -> None:
