@@ -139,9 +139,10 @@ def storable(name: str, text: object) -> str:
 def new_entries(stored: Sequence[Entry], history: Sequence[Entry]) -> list[Entry]:
     """Return the entries of `history` that are to be appended to what is stored.
 
-    An entry is known by time, role and content, so the same words said again are another
-    message. New is what follows the last known one; what somebody put before it (a summary of
-    the older turns) stays theirs, since a conversation that only grows has no place for it.
+    An entry is known by time, role and content, and a mirror by its time, so the same words said
+    again are another message. New is what follows the last known one; what somebody put before it
+    (a summary of the older turns) stays theirs, since a conversation that only grows has no place
+    for it.
 
     A caller that strips the times gets the next best thing: its entries are aligned with what is
     stored by role and content, in order, and new is what finds no place after the first that did.
@@ -166,4 +167,9 @@ def _words(entry: Entry) -> tuple[object, str]:
 
 def _identity(entry: Entry) -> tuple[int | None, object, str] | None:
     moment = timestamp_ms(entry)
-    return None if moment is None else (moment, *_words(entry))
+    if moment is None:
+        return None
+    if entry.get("mirror") is True:
+        # What it says may have been edited or taken back since a turn was given it.
+        return (moment, entry.get("role"), f"mirror {entry.get('mirror_source')}")
+    return (moment, *_words(entry))
