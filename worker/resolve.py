@@ -146,12 +146,14 @@ def _person(
 ) -> Resolved:
     user = claim.target.partition(":")[2]
     if claim.platform is not None and claim.chat_id is not None:
-        place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, user)
+        whose = _whose(claim, user, resolver)
+        place = Place(claim.platform, claim.account, claim.chat_id, claim.thread_id, whose)
         return Resolved(claim, place, _context(place, ""))
     nowhere = Place(None, "", None, None, user)
     token = set_session_context(_context(nowhere, ""))
     try:
         account = _best_account(user, engine, resolver, print_of)
+        whose = _whose(claim, user, resolver)
     except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
         _log.warning("resolver_failed", error=type(error).__name__, delivery=claim.id)
         failure = Failure(ErrorKind.TRANSIENT, f"the resolver failed ({type(error).__name__})")
@@ -166,7 +168,7 @@ def _person(
         )
         return Resolved(claim, nowhere, _context(nowhere, ""), failure=failure)
     name, user_id = account
-    place = Place(name, "", user_id, None, user)
+    place = Place(name, "", user_id, None, whose)
     return Resolved(claim, place, _context(place, user_id), opens=user_id)
 
 
@@ -187,8 +189,27 @@ def _best_account(
         if ranked:
             best = _first_alive(ranked, engine, print_of)
             return best.platform, best.platform_user_id
-    name, colon, user_id = user.partition(":")
-    return (name, user_id) if colon and user_id and name in by_id else None
+    # An account under its own name is written to, whatever else is linked to whoever has it.
+    name, user_id = _account_named(user) or ("", "")
+    return (name, user_id) if name in by_id else None
+
+
+def _account_named(user: str) -> tuple[str, str] | None:
+    """Give the account that a person's name is, as of somebody whom nobody linked."""
+    name, _, user_id = user.partition(":")
+    return (name, user_id) if user_id and name in platforms() else None
+
+
+def _whose(claim: Claimed, user: str, resolver: IdentityResolverProtocol) -> str | None:
+    """Give whose history it is: of an account under its own name, that of whoever has it."""
+    account = _account_named(user)
+    if account is None:
+        return user
+    try:
+        return user if resolver.links_for(user) else resolver.resolve(*account)
+    except Exception as error:  # noqa: BLE001 - a resolver may be anybody's; it never stops a delivery
+        _log.warning("resolver_failed", error=type(error).__name__, delivery=claim.id)
+        return None
 
 
 def _first_alive(

@@ -73,6 +73,7 @@ _AFTER = {
     "postgresql": "substr({0}, strpos({0}, ':') + 1)",
 }
 
+_JSON = {"sqlite": "TEXT", "postgresql": "JSON"}
 _TABLES = (
     """
     CREATE TEMPORARY TABLE wanted (person TEXT PRIMARY KEY, target TEXT, platform TEXT,
@@ -92,7 +93,7 @@ def draw(connection: Connection, audience: Audience, topic: str, by: Ways) -> in
     """
     dialect = connection.dialect.name
     for table in _TABLES:
-        connection.execute(text(table.format(json="JSON" if dialect == "postgresql" else "TEXT")))
+        connection.execute(text(table.format(json=_JSON[dialect])))
     asked = _ask(connection, audience)
     _analyze(connection, "wanted")
     connection.execute(
@@ -149,7 +150,7 @@ def _members(dialect: str, kind: Kind) -> str:
     return f"""
         (SELECT 0 AS n, 'user:' || {user} AS target, {_BEFORE[dialect].format(user)} AS platform,
             '' AS account, {_AFTER[dialect].format(user)} AS chat_id, NULL AS thread_id,
-            NULL AS attributes
+            CAST(NULL AS {_JSON[dialect]}) AS attributes
          FROM person_tag t WHERE t.tag = :value) AS m
         """
 

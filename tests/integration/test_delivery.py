@@ -102,6 +102,21 @@ def test_a_person_on_discord_is_reached_through_the_direct_channel(site: Site) -
     assert (mirror.content, mirror.chat) == ("just for you", accepted["chat"])
 
 
+def test_an_account_under_its_own_name_is_written_to_and_remembered_by_whoever_has_it(
+    site: Site,
+) -> None:
+    user, telegram, discord = f"dora-{next(_chats)}", chat_on("telegram"), chat_on("discord")
+    site.resolver.link("telegram", telegram, user)
+    site.resolver.link("discord", discord, user)
+
+    id_ = site.enqueue(f"user:discord:{discord}", "on Discord, please")
+
+    assert site.reaches(id_, "sent").unified_user == user
+    (accepted,) = site.sandbox.accepted("discord", discord)
+    assert accepted["recipient"] == discord
+    assert [m.content for m in site.messages(user)] == ["on Discord, please"]
+
+
 def test_a_person_without_a_route_fails_with_what_to_do(site: Site) -> None:
     id_ = site.enqueue("user:nobody-knows", "hello?")
 
