@@ -43,7 +43,8 @@ def make(
                 **{
                     "id": id_,
                     "name": name,
-                    "state": state,
+                    # Until it has its deliveries, so that no scheduler finds it without.
+                    "state": "checked",
                     "audience": "everybody",
                     "body": text_,
                     "created_ms": 1,
@@ -67,6 +68,10 @@ def make(
             )
         session.commit()
     fan_out(engine, id_, targets[:done], text_)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE broadcast SET state = :state WHERE id = :id"), {"state": state, "id": id_}
+        )
     return id_
 
 
