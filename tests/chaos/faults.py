@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from tests.chaos import kills, outages, repeats
 from tests.chaos.harness import Run
-from tests.chaos.load import Asked, with_poison
+from tests.chaos.load import Asked, with_broadcast, with_poison
 
 BOTH = ("sqlite", "postgresql")
+#: Gives another load, by the run's random numbers.
+Changes = Callable[[random.Random, Sequence[Asked]], Sequence[Asked]]
 
 
 def _nothing(_run: Run) -> None:
@@ -38,14 +40,14 @@ class Fault:
     name: str
     act: Callable[[Run], None]
     prepare: Callable[[Run], None] = _nothing
-    changes: Callable[[random.Random, Sequence[Asked]], Sequence[Asked]] = _same
+    changes: Changes = _same
     missing: Callable[[], str | None] = lambda: None
     databases: Sequence[str] = BOTH
 
 
-def _at(name: str, role: str, *, most: int) -> Fault:
+def _at(name: str, role: str, *, most: int, changes: Changes = _same) -> Fault:
     act, prepare = kills.at(name, role, most=most)
-    return Fault(f"kill-{role}-{name.replace('_', '-')}", act, prepare)
+    return Fault(f"kill-{role}-{name.replace('_', '-')}", act, prepare, changes)
 
 
 def _under_load(run: Run) -> None:
@@ -79,6 +81,8 @@ FAULTS: dict[str, Fault] = {
         _at("after_fire", "scheduler", most=2),
         _at("in_relay", "scheduler", most=2),
         _at("after_publish", "scheduler", most=2),
+        _at("in_feed", "scheduler", most=2, changes=with_broadcast),
+        Fault("kill-worker-in-broadcast", kills.kill_workers, changes=with_broadcast),
         Fault(
             "poison",
             kills.poison,

@@ -212,12 +212,14 @@ class Run:
             # What waits for its next attempt has waited long enough.
             connection.execute(text("UPDATE delivery SET due_ms = 0 WHERE state = 'retrying'"))
             ends = ", ".join(f"'{state}'" for state in ENDS)
-            open_rows, stored, unmirrored, unfired = connection.execute(
+            open_rows, stored, unmirrored, unfired, running = connection.execute(
                 text(
                     f"SELECT (SELECT count(*) FROM delivery WHERE state NOT IN ({ends})), "
                     "(SELECT count(*) FROM delivery), "
                     "(SELECT count(*) FROM delivery WHERE mirror = 'failed'), "
-                    "(SELECT count(*) FROM schedule WHERE state = 'active')"
+                    "(SELECT count(*) FROM schedule WHERE state = 'active'), "
+                    "(SELECT count(*) FROM broadcast WHERE state <> 'done')"
                 )
             ).one()
-        return not open_rows and not unmirrored and not unfired and stored >= len(self.asked)
+        unfinished = open_rows or unmirrored or unfired or running
+        return not unfinished and stored >= len(self.asked)

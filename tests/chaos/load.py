@@ -24,6 +24,9 @@ _SCHEDULES = 12
 _DUE_LATER = 0.2
 #: Seconds after the begin at which the first schedule fires: later than all are made.
 _FIRES_AFTER_S = 1.5
+#: Recipients of a broadcast that runs, most of them of one bot: more than are let go at once.
+_RECIPIENTS = 300
+_ITS_PLATFORMS = ("telegram", "telegram", "telegram", "telegram", "slack", "discord", "matrix")
 #: A message with this in it kills its worker, where the fault is poison.
 POISON = "poison"
 
@@ -36,6 +39,8 @@ class Way(StrEnum):
     TASK = "task"
     SCHEDULE = "schedule"
     BROADCAST = "broadcast"
+    #: A broadcast that runs, of which the scheduler lets some go at a time.
+    FED = "fed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,17 @@ def with_poison(rng: random.Random, asked: Sequence[Asked], count: int) -> list[
     ]
 
 
+def with_broadcast(_rng: random.Random, asked: Sequence[Asked]) -> list[Asked]:
+    """Give a load with a broadcast beside it that runs from the beginning."""
+    return [*(_fed(n) for n in range(len(asked), len(asked) + _RECIPIENTS)), *asked]
+
+
+def _fed(n: int) -> Asked:
+    name = _ITS_PLATFORMS[n % len(_ITS_PLATFORMS)]
+    chat = _chat(name, 1000 + n)
+    return Asked(n, Way.FED, name, chat, f"{name}:{chat}", "to all who run", None, at_s=0.0)
+
+
 def _single(rng: random.Random, n: int, webhooks: str, over_s: float) -> Asked:
     name = rng.choice(PLATFORMS)
     way = Way.TASK if rng.random() < 0.25 else Way.ENQUEUE
@@ -181,6 +197,9 @@ def steps(asked: Sequence[Asked], begun: float) -> list[dict[str, Any]]:
             name = str(a.key).split(":")[1]
             fields: dict[str, Any] = {"id": name, "to": [], "text": a.text}
             step = named.setdefault(name, _step(name, a.at_s, a.way, fields))
+            step["fields"]["to"].append(a.target)
+        elif a.way is Way.FED:
+            step = named.setdefault("fed", _step("fed", a.at_s, a.way, {"to": [], "text": a.text}))
             step["fields"]["to"].append(a.target)
         elif a.way is Way.SCHEDULE:
             name = f"s{a.n}"

@@ -20,6 +20,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from scheduler import broadcast, enqueue, schedule
+from tests import broadcasts
+from worker.database import engine
 from worker.errors import Refused
 from worker.failpoints import FailpointError
 from worker.settings import settings
@@ -56,6 +58,12 @@ def _schedule(fields: Fields) -> None:
             given["at"] = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
 
 
+def _running_broadcast(fields: Fields) -> None:
+    database = engine(settings().database)
+    broadcasts.make(database, fields["to"], text_=fields["text"])
+    database.dispose()
+
+
 def _from_many_processes(fields: Fields) -> None:
     """Enqueue one key in many processes at the same moment."""
     starts_s = time.monotonic() + 0.2
@@ -83,6 +91,7 @@ def main() -> None:
         "broadcast": lambda fields: broadcast(**fields),
         "task": lambda fields: _task(app, fields),
         "schedule": _schedule,
+        "fed": _running_broadcast,
         "many_processes": _from_many_processes,
     }
     with done.open("a") as certain:

@@ -24,6 +24,8 @@ _SHORT = (
     ("kill-worker-in-mirror", "postgresql"),
     ("kill-worker-after-settle", "sqlite"),
     ("kill-scheduler-in-fire", "postgresql"),
+    ("kill-scheduler-in-feed", "sqlite"),
+    ("kill-worker-in-broadcast", "postgresql"),
     ("rolling-restart", "postgresql"),
     ("worker-frozen", "sqlite"),
     ("redis-restarted-empty", "postgresql"),

@@ -19,8 +19,8 @@ from scheduler.broadcasts.tables import RecipientRow
 from scheduler.deliveries import Filter, find, newest
 from scheduler.explain import explain_stored
 from scheduler.replay import retry
-from tests.broadcasts import end, make, states, stored, telegram
 from tests.command_line import CommandLine
+from tests.running_broadcasts import end, make, states, stored, telegram
 from tests.waiting import wait_until
 from worker.database import engine as open_engine
 from worker.database import migrate

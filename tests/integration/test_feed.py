@@ -7,7 +7,7 @@ from sqlalchemy import Engine, event, text
 
 from scheduler.broadcasts import feed as feeding
 from scheduler.broadcasts.feed import feed
-from tests.broadcasts import end, make, states, telegram
+from tests.running_broadcasts import end, make, states, telegram
 from tests.waiting import wait_until
 from tests.workers import DATABASES, running_site
 from worker import by_broadcast

@@ -10,7 +10,7 @@ from scheduler.broadcasts import steer
 from scheduler.broadcasts.feed import feed
 from scheduler.broadcasts.oversee import Overseer
 from scheduler.broadcasts.states import BroadcastState
-from tests.broadcasts import end, fan_out, make, states, stored, telegram
+from tests.running_broadcasts import end, fan_out, make, states, stored, telegram
 from tests.waiting import wait_until
 from tests.workers import DATABASES, running_site
 from worker import by_broadcast
