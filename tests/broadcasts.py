@@ -26,7 +26,6 @@ def link(engine: Engine, platform: str, user_id: str, person: str, created_ms: i
     )
 
 
-<<<<<<< HEAD
 def describe(engine: Engine, person: str, timezone: str | None = None, **attributes: Any) -> None:
     """Note attributes of a person, and their time zone."""
     execute(
@@ -36,61 +35,6 @@ def describe(engine: Engine, person: str, timezone: str | None = None, **attribu
         attributes=json.dumps(attributes),
         timezone=timezone,
     )
-=======
-def make(
-    engine: Engine,
-    targets: Sequence[str],
-    *,
-    name: str = "news",
-    state: str = "running",
-    text_: str = "to all",
-    fanned_out: int | None = None,
-    **columns: object,
-) -> str:
-    """Store a broadcast with its recipients and their deliveries, which wait; give its id.
-
-    Args:
-        fanned_out: How many of the recipients have a delivery, all of them by default.
-    """
-    id_ = uuid.uuid4().hex
-    done = len(targets) if fanned_out is None else fanned_out
-    with Session(engine) as session:
-        session.add(
-            BroadcastRow(
-                **{
-                    "id": id_,
-                    "name": name,
-                    # Until it has its deliveries, so that no scheduler finds it without.
-                    "state": "checked",
-                    "audience": "everybody",
-                    "body": text_,
-                    "created_ms": 1,
-                    "started_ms": 1,
-                    "recipients": len(targets),
-                    "fanned_out": done,
-                    **columns,
-                }
-            )
-        )
-        for n, target in enumerate(targets, 1):
-            platform = target.partition(":")[0]
-            session.add(
-                RecipientRow(
-                    broadcast_id=id_,
-                    person=target,
-                    n=n,
-                    target=target,
-                    platform=None if platform == "user" else platform,
-                )
-            )
-        session.commit()
-    fan_out(engine, id_, targets[:done], text_)
-    with engine.begin() as connection:
-        connection.execute(
-            text("UPDATE broadcast SET state = :state WHERE id = :id"), {"state": state, "id": id_}
-        )
-    return id_
->>>>>>> steer
 
 
 def wrote(engine: Engine, person: str, platform: str, at_ms: int) -> None:
