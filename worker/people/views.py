@@ -45,7 +45,7 @@ def list_people(connection: Connection, *, tag: str | None, limit: int) -> list[
         # Each side by its own index, and only as far as the limit.
         who = " UNION ".join(
             f"SELECT * FROM (SELECT DISTINCT unified_user AS name FROM {table} "
-            "ORDER BY unified_user LIMIT :limit) AS some"
+            "ORDER BY unified_user LIMIT :limit) AS these"
             for table in ("person", "person_tag", "opt_out")
         )
     else:
