@@ -354,7 +354,7 @@ def test_a_message_that_was_begun_is_brought_to_its_end(site: Site) -> None:
 
 def test_what_is_asked_of_a_chunk_goes_by_an_index(site: Site) -> None:
     numbers = (
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000) "
         "INSERT INTO {table} SELECT {columns} FROM n"
     )
     for table, columns in (
@@ -379,7 +379,8 @@ def test_what_is_asked_of_a_chunk_goes_by_an_index(site: Site) -> None:
     seen: list[tuple[str, Any]] = []
 
     def note(_c: object, _u: object, statement: str, parameters: object, *_rest: object) -> None:
-        seen.append((statement, parameters))
+        if not statement.startswith("BEGIN"):
+            seen.append((statement, parameters))
 
     event.listen(site.engine, "before_cursor_execute", note)
     names = [f"u{n}" for n in range(64)]
@@ -402,7 +403,8 @@ def test_what_is_asked_of_a_chunk_goes_by_an_index(site: Site) -> None:
             rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
         plan = [str(row[-1]) for row in rows]
         tables = r"(opt_out|person|message|delivery|m|d|p|o|t)\b"
-        whole += [x for x in plan if re.search(rf"Seq Scan on {tables}|^SCAN {tables}", x)]
+        if any(re.search(rf"Seq Scan on {tables}|^SCAN {tables}", line) for line in plan):
+            whole.append("\n".join(plan))
     assert whole == []
 
 
