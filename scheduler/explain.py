@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
@@ -13,15 +12,16 @@ from scheduler.broadcasts.words import why_it_waits
 from scheduler.deliveries import attempts_of, broadcast_of, head_of, noted_of
 from scheduler.explain_amend import amended_by, changed, changes
 from scheduler.explain_amend import mirrored as amendment_mirrored
+from scheduler.explain_etiquette import silence, waits_for_time, why_spared
 from scheduler.occasion import Occasion, occasion_of
+from scheduler.words import span as _span
+from scheduler.words import time_of as _time
 from worker.backoff import MAX_ATTEMPTS
 from worker.database import now_ms, reading
 from worker.order import WAITS, WAITS_FOR_BROADCAST
 from worker.states import ENDS, State
 from worker.tables import AttemptRow, DeadTargetRow, DeliveryRow
 from worker.taxonomy import CONSEQUENCES, Again, ErrorKind
-
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 K = ErrorKind
 #: What each kind of failure means to somebody who does not know the taxonomy.
@@ -80,6 +80,7 @@ def explain(
         _origin(delivery, occasion, broadcast),
         *changes(delivery),
         *_timing(delivery),
+        *silence(delivery),
         *_route(delivery),
         *(_tried(attempt) for attempt in attempts),
         *_standing(delivery, now_ms, head, broadcast),
@@ -183,7 +184,7 @@ def _standing(  # noqa: PLR0911 - one a state
         case State.HELD if delivery.error_kind == WAITS_FOR_BROADCAST:
             return [why_it_waits(broadcast)]
         case State.HELD:
-            return [_held(delivery, why, head)]
+            return [waits_for_time(delivery, now_ms) or _held(delivery, why, head)]
         case State.UNKNOWN:
             return [
                 f"Nobody can know whether it was sent ({why}), and it is not sent again: "
@@ -200,7 +201,7 @@ def _standing(  # noqa: PLR0911 - one a state
             last = f" What kept it: {delivery.error_text}." if delivery.error_text else ""
             return [f"It expired at {ended}, before it could be sent.{last}"]
         case State.SUPPRESSED:
-            return [f"It was suppressed at {ended}: {why}."]
+            return [f"It was suppressed at {ended}: {why}.", *why_spared(delivery)]
 
 
 def _until_when(delivery: DeliveryRow, noted: DeadTargetRow | None, now_ms: int) -> list[str]:
@@ -304,22 +305,6 @@ def _mirrored(delivery: DeliveryRow) -> list[str]:
 
 def _meaning(kind: str) -> str:
     return _MEANING[ErrorKind(kind)] if kind in _MEANING else kind
-
-
-def _time(epoch_ms: int) -> str:
-    return f"{_EPOCH + timedelta(milliseconds=epoch_ms):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _span(milliseconds: int) -> str:
-    """Give a length of time in its two largest units."""
-    if milliseconds < 1000:  # noqa: PLR2004 - below a second, milliseconds say more
-        return f"{max(0, milliseconds)} ms"
-    left, parts = milliseconds // 1000, []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
 
 
 def _s(count: int) -> str:

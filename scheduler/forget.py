@@ -14,6 +14,7 @@ from resolvers import IdentityResolverProtocol
 from resolvers.protocol import Account
 from worker.by_hand import cancel
 from worker.database import NOW_MS, reading
+from worker.people import store as people
 
 #: What stands where a text was.
 FORGOTTEN = "[forgotten]"
@@ -54,6 +55,7 @@ class Forgotten:
     """How much of a person was there, or is gone.
 
     Attributes:
+        attributes: Names under which attributes or a time zone were known.
         cancelled: Deliveries that had not ended.
         under_way: Deliveries that a worker is sending: what comes of them is there afterwards.
     """
@@ -63,6 +65,9 @@ class Forgotten:
     deliveries: int = 0
     attempts: int = 0
     rejected: int = 0
+    attributes: int = 0
+    tags: int = 0
+    opt_outs: int = 0
     cancelled: int = 0
     under_way: int = 0
 
@@ -166,7 +171,7 @@ def _blank(connection: Connection, ids: Sequence[str]) -> Forgotten:
 
 
 def _remove(connection: Connection, whom: Person) -> Forgotten:
-    """Delete what is theirs and no delivery: history, refused messages, notes about chats."""
+    """Delete what is theirs and no delivery: history, attributes, notes about chats, and so on."""
     for platform, account in whom.accounts:
         connection.execute(
             text("DELETE FROM dead_target WHERE platform = :platform AND chat_id = :account"),
@@ -175,7 +180,11 @@ def _remove(connection: Connection, whom: Person) -> Forgotten:
     messages = _with_list("DELETE FROM message WHERE session_key IN :keys", "keys")
     to = _TO[connection.dialect.name].format(column="payload")
     rejected = _with_list(f"DELETE FROM rejected WHERE {to} IN :targets", "targets")
+    attributes, tags, opt_outs = people.remove(connection, whom.sessions)
     return Forgotten(
+        attributes=attributes,
+        tags=tags,
+        opt_outs=opt_outs,
         messages=connection.execute(messages, {"keys": whom.sessions}).rowcount,
         rejected=connection.execute(rejected, {"targets": whom.targets}).rowcount,
     )

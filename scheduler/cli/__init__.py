@@ -14,7 +14,9 @@ from scheduler.cli.deliveries import app as deliveries
 from scheduler.cli.guarantees import add_to as add_guarantees
 from scheduler.cli.history import add_to as add_history
 from scheduler.cli.identity import app as identity
+from scheduler.cli.optout import app as optout
 from scheduler.cli.people import add_to as add_people
+from scheduler.cli.persons import app as persons
 from scheduler.cli.refusals import Commands
 from scheduler.cli.rejected import app as rejected
 from scheduler.cli.running import add_to as add_running
@@ -41,6 +43,8 @@ app.add_typer(broadcasts, name="broadcast")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(rejected, name="rejected")
 app.add_typer(identity, name="identity")
+app.add_typer(persons, name="people")
+app.add_typer(optout, name="optout")
 add_history(app)
 add_people(app)
 add_guarantees(app)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from resolvers import IdentityResolverProtocol
+
 
 def database() -> "Engine":
     """Give the engine; the embedded database is made on the way.
@@ -25,3 +27,11 @@ def say_only_errors() -> None:
     from worker.log import configure_logging
 
     configure_logging("ERROR")
+
+
+def resolver_on(engine: "Engine") -> "IdentityResolverProtocol":
+    """Give the resolver that the settings name."""
+    from worker.runtime import resolver_of
+    from worker.settings import settings
+
+    return resolver_of(settings(), engine)

@@ -1,5 +1,6 @@
 """Etiquette at send time, on both databases: opt-outs, quiet hours, the frequency cap."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -7,16 +8,20 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from resolvers import SqlIdentityResolver
+from tests.waiting import wait_until
+from tests.workers import DATABASES, running_site
 from worker import due, outbox
 from worker.database import engine as engine_of
 from worker.database import migrate, now_ms
 from worker.etiquette import Rules
 from worker.intake import check
+from worker.outbox import spare
 from worker.people import store
 from worker.people.cap import Cap, OverCap
+from worker.people.lookup import is_any_opted_out, opt_outs, sent_times, time_zones
 from worker.people.quiet import Quiet, QuietHours
 from worker.resolve import Resolved
 from worker.send import Bots
@@ -347,7 +352,87 @@ def test_a_message_that_was_begun_is_brought_to_its_end(site: Site) -> None:
     assert ids(site.claim()) == [begun]
 
 
+def test_what_is_asked_of_a_chunk_goes_by_an_index(site: Site) -> None:
+    numbers = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000) "
+        "INSERT INTO {table} SELECT {columns} FROM n"
+    )
+    for table, columns in (
+        ("opt_out (unified_user, topic, since_ms)", "'u' || i, 'news', 1"),
+        ("person (unified_user, attributes, timezone)", "'u' || i, '{{}}', 'UTC'"),
+        (
+            "message (session_key, role, content, timestamp_ms, mirror, platform_message_ids, "
+            "metadata)",
+            "'u' || (i % 9), 'assistant', 'x', i, true, '[]', '{{}}'",
+        ),
+        (
+            "delivery (id, body_hash, target, account, text, silent, source, lane, policy, "
+            "state, due_ms, created_ms, attempt, attempts_used, maybe_duplicate, unified_user)",
+            "'d' || i, 'h', 'telegram:1', '', 'x', false, '', 'cron', 'resend', 'sent', 1, 1, "
+            "1, 1, false, 'u' || i",
+        ),
+    ):
+        site.run(numbers.format(table=table, columns=columns.replace("{{}}", "{}")))
+    with site.engine.connect() as connection:
+        connection.exec_driver_sql("ANALYZE")
+        connection.commit()
+    seen: list[tuple[str, Any]] = []
+
+    def note(_c: object, _u: object, statement: str, parameters: object, *_rest: object) -> None:
+        if not statement.startswith("BEGIN"):
+            seen.append((statement, parameters))
+
+    event.listen(site.engine, "before_cursor_execute", note)
+    names = [f"u{n}" for n in range(64)]
+    with site.engine.begin() as connection:
+        is_any_opted_out(connection)
+        opt_outs(connection, names)
+        time_zones(connection, names)
+        sent_times(connection, names, since_ms=19_000, limit=3)
+        spare.under_way(connection, names, but=["x"])
+        spare.waiting(connection, names)
+        spare.let(connection, [spare.Let("x", 1, "alice")])
+        spare.stop(connection, [spare.Stopped("x", 1, State.HELD, "k", "why", None, 5)])
+        spare.fold(connection, {"x": "y"})
+    event.remove(site.engine, "before_cursor_execute", note)
+    assert len(seen) == 9
+    whole = []
+    for statement, parameters in seen[1:]:
+        explain = "EXPLAIN" if site.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+        with site.engine.begin() as connection:
+            rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+        plan = [str(row[-1]) for row in rows]
+        tables = r"(opt_out|person|message|delivery|m|d|p|o|t)\b"
+        if any(re.search(rf"Seq Scan on {tables}|^SCAN {tables}", line) for line in plan):
+            whole.append("\n".join(plan))
+    assert whole == []
+
+
 def test_a_webhook_never_sleeps(site: Site) -> None:
     site.rules = replace(capped(1), quiet_hours=now_quiet())
     hooks = [site.put("webhook:https://example.org/hook") for _ in range(2)]
     assert ids(site.claim()) == hooks
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_real_workers_keep_to_what_people_wish(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    rules = {
+        "MIRRORPOST_FREQUENCY_CAP": "1/4s",
+        "MIRRORPOST_FREQUENCY_CAP_ACTION": "digest",
+    }
+    with running_site(request, database, rules) as site, site.worker(), site.scheduler():
+        with site.engine.begin() as connection:
+            store.opt_out(connection, "telegram:801", "news")
+        news = site.enqueue("telegram:801", "news", lane="cron", topic="news")
+        site.reaches(news, "suppressed")
+        first = site.enqueue("telegram:802", "first", lane="reminder")
+        site.reaches(first, "sent")
+        waiting = [site.enqueue("telegram:802", str(n), lane="reminder") for n in range(3)]
+        reply = site.enqueue("telegram:802", "a reply")
+        site.reaches(reply, "sent")
+        for id_ in waiting:
+            wait_until(lambda id_=id_: site.delivery(id_).state in {"sent", "suppressed"}, 40)  # type: ignore[misc]
+        assert site.sandbox.texts("telegram", "801") == []
+        assert site.sandbox.texts("telegram", "802") == ["first", "a reply", "0\n\n1\n\n2"]

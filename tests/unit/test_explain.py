@@ -206,3 +206,31 @@ def test_a_chat_that_went_away_after_many_attempts_is_why_it_failed() -> None:
 def test_an_open_doubt_is_told_and_an_ended_one_is_not() -> None:
     assert "may have been accepted" in said(delivery(state="retrying", doubt_ms=_NOW))
     assert "may have been accepted" not in said(delivery(state="sent", doubt_ms=_NOW))
+
+
+def test_what_a_person_wished_is_told_with_what_happens_next() -> None:
+    held = delivery(
+        state="held", error_kind="quiet_hours", due_ms=_NOW + 7_202_000, lane="cron",
+        error_text="quiet hours until 08:00 in Europe/Paris",
+    )  # fmt: skip
+    assert "It is held: quiet hours until 08:00 in Europe/Paris. It goes out at" in said(held)
+    assert ", in 2 h, when they are over" in said(held)
+    waits = delivery(
+        state="held", error_kind="frequency_cap", due_ms=_NOW + 62_000,
+        error_text="over the frequency cap of 3/1d",
+    )  # fmt: skip
+    assert "over the frequency cap of 3/1d. It is looked at" in said(waits)
+    assert "in 1 min, whether there is room" in said(waits)
+    out = delivery(
+        state="suppressed", error_kind="opted_out", ended_ms=_NOW, unified_user="alice",
+        error_text="opted out of 'news'",
+    )  # fmt: skip
+    assert "opted out of 'news'" in said(out)
+    assert "mirrorpost optout list alice" in said(out)
+    folded = delivery(
+        state="suppressed", error_kind="frequency_cap", ended_ms=_NOW,
+        error_text="in the digest of 0192",
+    )  # fmt: skip
+    assert "in the digest of 0192" in said(folded)
+    assert "left with that one" in said(folded)
+    assert "It is silent" in said(delivery(silent=True))

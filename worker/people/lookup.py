@@ -86,14 +86,19 @@ def _by_name(dialect: str, columns: str, table: str) -> str:
 @cache
 def _sent(dialect: str) -> TextClause:
     collect = "json_group_array(t)" if dialect == "sqlite" else "json_agg(t)"
+    # Not joined: PostgreSQL would read all deliveries for it.
+    asked = (
+        "(SELECT CASE WHEN d.action = 'send' THEN d.lane ELSE 'reply' END "
+        "FROM delivery d WHERE d.id = m.delivery_id)"
+    )
     return text(
         f"""
         SELECT n.name, (
             SELECT {collect} FROM (
                 SELECT m.timestamp_ms AS t
-                FROM message m LEFT JOIN delivery d ON d.id = m.delivery_id
+                FROM message m
                 WHERE m.session_key = n.name AND m.timestamp_ms > :since AND m.mirror
-                    AND COALESCE(d.lane, '') <> 'reply' AND COALESCE(d.action, 'send') = 'send'
+                    AND COALESCE({asked}, '') <> 'reply'
                 ORDER BY m.timestamp_ms DESC, m.id DESC LIMIT :limit) AS s) AS times
         FROM ({rows_from_json(dialect, _NAME)}) AS n
         """

@@ -5,7 +5,7 @@ come. Whoever is named need not be linked yet.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -24,17 +24,6 @@ _NAMES = {
     "sqlite": "(SELECT value FROM json_each(:names))",
     "postgresql": "(SELECT json_array_elements_text(CAST(:names AS json)))",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class PersonView:
-    """What is known of one person; `topics` are what they opted out of, `""` is everything."""
-
-    unified_user: str
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    timezone: str | None = None
-    tags: Sequence[str] = ()
-    topics: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +119,73 @@ def opt_out(connection: Connection, user: str, topic: str = "") -> None:
         ),
         {"user": check_name("person", user), "topic": check_topic(topic)},
     )
+
+
+def opt_in(connection: Connection, names: Sequence[str], topic: str = "") -> bool:
+    """Take an opt-out back under every name of a person; give whether there was one."""
+    which = f"unified_user IN {_NAMES[connection.dialect.name]}"
+    gone = connection.execute(
+        text(f"DELETE FROM opt_out WHERE {which} AND topic = :topic"),
+        {"names": orjson.dumps(list(names)).decode(), "topic": check_topic(topic)},
+    )
+    return gone.rowcount > 0
+
+
+def list_opt_outs(
+    connection: Connection, names: Sequence[str] | None, *, limit: int
+) -> list[OptOut]:
+    """Give opt-outs, under the names of one person or of all, by name and topic."""
+    which = "" if names is None else f"WHERE unified_user IN {_NAMES[connection.dialect.name]} "
+    rows = connection.execute(
+        text(
+            f"SELECT unified_user, topic, since_ms FROM opt_out {which}"
+            "ORDER BY unified_user, topic LIMIT :limit"
+        ),
+        {"limit": limit, "names": orjson.dumps(list(names or ())).decode()}
+        if names is not None
+        else {"limit": limit},
+    )
+    return [OptOut(*row) for row in rows]
+
+
+def tag_many(connection: Connection, tags: Sequence[tuple[str, str]]) -> None:
+    """Give people tags, as pairs of person and tag."""
+    rows = [{"name": check_name("person", u), "tag": check_name("tag", t)} for u, t in tags]
+    if rows:
+        connection.execute(_tag(connection.dialect.name), {"rows": orjson.dumps(rows).decode()})
+
+
+@cache
+def _tag(dialect: str) -> TextClause:
+    columns = {"tag": "text", "name": "text"}
+    return text(
+        f"""
+        INSERT INTO person_tag (tag, unified_user)
+        SELECT tag, name FROM ({rows_from_json(dialect, columns)}) AS r WHERE true
+        ON CONFLICT (tag, unified_user) DO NOTHING
+        """
+    )
+
+
+def untag(connection: Connection, names: Sequence[str], tag: str) -> bool:
+    """Take a tag away under every name of a person; give whether it was there."""
+    which = f"unified_user IN {_NAMES[connection.dialect.name]}"
+    gone = connection.execute(
+        text(f"DELETE FROM person_tag WHERE tag = :tag AND {which}"),
+        {"tag": tag, "names": orjson.dumps(list(names)).decode()},
+    )
+    return gone.rowcount > 0
+
+
+def remove(connection: Connection, names: Sequence[str]) -> tuple[int, int, int]:
+    """Remove all that is known under these names; give how many rows.
+
+    In this order: of attributes and zones, of tags, of opt-outs.
+    """
+    given = {"names": orjson.dumps(list(names)).decode()}
+    which = f"WHERE unified_user IN {_NAMES[connection.dialect.name]}"
+    persons, tags, topics = (
+        connection.execute(text(f"DELETE FROM {table} {which}"), given).rowcount
+        for table in ("person", "person_tag", "opt_out")
+    )
+    return persons, tags, topics
