@@ -12,7 +12,10 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, Text, TextClause, bindparam, text
 
+from resolvers import IdentityResolverProtocol, SqlIdentityResolver
 from scheduler.broadcasts.audiences import Audience, Kind
+from scheduler.broadcasts.staged_links import TABLE as STAGED_LINKS
+from scheduler.broadcasts.staged_links import stage_links
 from worker import dead
 from worker.platforms import platforms
 from worker.platforms.base import OpensChats
@@ -86,18 +89,29 @@ _TABLES = (
 )
 
 
-def draw(connection: Connection, audience: Audience, topic: str, by: Ways) -> int:
+def draw(
+    connection: Connection,
+    audience: Audience,
+    topic: str,
+    by: Ways,
+    resolver: IdentityResolverProtocol,
+) -> int:
     """Fill `wanted` and `drawn`; give how many duplicates were merged.
 
     A generator's members are in `staged` already.
     """
+    links = "identity_link"
+    if not isinstance(resolver, SqlIdentityResolver):
+        members = _members(connection.dialect.name, audience.kind)
+        stage_links(connection, resolver, members, audience.value, audience.name)
+        links = STAGED_LINKS
     dialect = connection.dialect.name
     for table in _TABLES:
         connection.execute(text(table.format(json=_JSON[dialect])))
-    asked = _ask(connection, audience)
+    asked = _ask(connection, audience, links)
     _analyze(connection, "wanted")
     connection.execute(
-        _draw(dialect, any_dead=dead.is_any_noted(connection)),
+        _draw(dialect, links, any_dead=dead.is_any_noted(connection)),
         {
             "topic": topic,
             "only": audience.value if audience.kind is Kind.PLATFORM else None,
@@ -118,7 +132,7 @@ def _analyze(connection: Connection, table: str) -> None:
         connection.execute(text(f"ANALYZE {table}"))
 
 
-def _ask(connection: Connection, audience: Audience) -> int:
+def _ask(connection: Connection, audience: Audience, links: str) -> int:
     """Fill `wanted` with the audience's people; give from how many accounts or lines."""
     values = {"value": audience.value, "name": audience.name}
     if audience.kind in (Kind.EVERYBODY, Kind.PLATFORM):
@@ -126,14 +140,14 @@ def _ask(connection: Connection, audience: Audience) -> int:
         connection.execute(
             text(
                 "INSERT INTO wanted (person, own) "
-                f"SELECT DISTINCT unified_user_id, 0 FROM identity_link {where}"
+                f"SELECT DISTINCT unified_user_id, 0 FROM {links} {where}"
             ),
             values,
         )
-        count = f"SELECT count(*) FROM identity_link {where}"
+        count = f"SELECT count(*) FROM {links} {where}"
     else:
         members = _members(connection.dialect.name, audience.kind)
-        connection.execute(_from_members(members), values)
+        connection.execute(_from_members(members, links), values)
         count = f"SELECT count(*) FROM {members}"
     asked: int = connection.execute(text(count), values).scalar_one()
     return asked
@@ -148,14 +162,15 @@ def _members(dialect: str, kind: Kind) -> str:
     user = "t.unified_user"
     # A tag may have been given to an account that was linked to somebody since.
     return f"""
-        (SELECT 0 AS n, 'user:' || {user} AS target, {_BEFORE[dialect].format(user)} AS platform,
-            '' AS account, {_AFTER[dialect].format(user)} AS chat_id, NULL AS thread_id,
+        (SELECT row_number() OVER (ORDER BY {user}) AS n, 'user:' || {user} AS target,
+            {_BEFORE[dialect].format(user)} AS platform, '' AS account,
+            {_AFTER[dialect].format(user)} AS chat_id, NULL AS thread_id,
             CAST(NULL AS {_JSON[dialect]}) AS attributes
          FROM person_tag t WHERE t.tag = :value) AS m
         """
 
 
-def _from_members(members: str) -> TextClause:
+def _from_members(members: str, links: str) -> TextClause:
     """Give SQL that takes each person's first line.
 
     A line's own place comes first where it names a bot or a thread or nobody is linked to it
@@ -175,7 +190,7 @@ def _from_members(members: str) -> TextClause:
                     CASE WHEN l.unified_user_id IS NULL OR m.account <> ''
                         OR m.thread_id IS NOT NULL THEN 1 ELSE 0 END AS own,
                     m.attributes
-                FROM {members} LEFT JOIN identity_link l
+                FROM {members} LEFT JOIN {links} l
                     ON l.platform = m.platform AND l.platform_user_id = m.chat_id) AS q) AS p
         WHERE nth = 1
         """
@@ -196,7 +211,7 @@ _DEAD = """CASE WHEN EXISTS (
     THEN 1 ELSE 0 END"""
 
 
-def _draw(dialect: str, *, any_dead: bool) -> TextClause:
+def _draw(dialect: str, links: str, *, any_dead: bool) -> TextClause:
     before, after = _BEFORE[dialect], _AFTER[dialect]
     gone = _DEAD if any_dead else "0"
     statement = f"""
@@ -204,7 +219,7 @@ def _draw(dialect: str, *, any_dead: bool) -> TextClause:
             attributes)
         WITH opted AS MATERIALIZED (
             SELECT unified_user AS who FROM opt_out WHERE topic IN ('', :topic)
-            UNION SELECT l.unified_user_id FROM opt_out o JOIN identity_link l
+            UNION SELECT l.unified_user_id FROM opt_out o JOIN {links} l
                 ON l.platform = {before.format("o.unified_user")}
                 AND l.platform_user_id = {after.format("o.unified_user")}
             WHERE o.topic IN ('', :topic)),
@@ -213,7 +228,7 @@ def _draw(dialect: str, *, any_dead: bool) -> TextClause:
             SELECT w.person, NULL AS target, l.platform, '' AS account,
                 l.platform_user_id AS chat_id, NULL AS thread_id, l.created_ms,
                 CASE WHEN l.platform IN :ready THEN 1 ELSE 3 END AS tier
-            FROM wanted w JOIN identity_link l ON l.unified_user_id = w.person
+            FROM wanted w JOIN {links} l ON l.unified_user_id = w.person
             WHERE l.platform IN :by_user_id
                 AND l.platform = COALESCE(CAST(:only AS text), l.platform)
             UNION ALL
@@ -247,7 +262,7 @@ def _draw(dialect: str, *, any_dead: bool) -> TextClause:
                 WHEN r.platform NOT IN :known THEN '{Excluded.UNKNOWN_PLATFORM}'
                 WHEN r.platform IS NOT NULL THEN
                     CASE r.dead WHEN 1 THEN '{Excluded.DEAD}' END
-                WHEN EXISTS (SELECT 1 FROM identity_link l WHERE l.unified_user_id = w.person
+                WHEN EXISTS (SELECT 1 FROM {links} l WHERE l.unified_user_id = w.person
                     AND l.platform NOT IN :known) THEN '{Excluded.UNKNOWN_PLATFORM}'
                 ELSE '{Excluded.NO_ROUTE}' END,
             w.attributes

@@ -57,12 +57,13 @@ def preflight(
     with staging(engine) as connection:
         broadcast = find(connection, name)
         _check_state(broadcast)
-        check_links(resolver)
         audience = lookup(connection, broadcast.audience)
+        if audience.kind in (Kind.EVERYBODY, Kind.PLATFORM):
+            check_links(resolver)
         template = compile_template(broadcast.body) if broadcast.templated else None
         _stage_generated(connection, audience)
         by = ways(connection)
-        duplicates = draw(connection, audience, broadcast.topic, by)
+        duplicates = draw(connection, audience, broadcast.topic, by, resolver)
         lacking, lacks = 0, list[Lack]()
         if template is not None:
             with progress("filling", report.recipients(connection)) as advance:

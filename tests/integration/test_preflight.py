@@ -397,6 +397,35 @@ def test_people_of_another_resolver_are_refused_with_the_reason(engine: Engine) 
         preflight(engine, InMemoryIdentityResolver(), "spring")
 
 
+def test_a_list_knows_its_people_from_another_resolver_too(engine: Engine, tmp_path: Path) -> None:
+    resolver = InMemoryIdentityResolver()
+    resolver.link("telegram", "1", "alice")
+    resolver.link("slack", "U2", "alice")
+    resolver.link("telegram", "3", "bob")
+    opt_out(engine, "telegram:3")
+    listed(engine, tmp_path, "slack:U2", "telegram:1", "user:alice", "user:bob", "telegram:9")
+    draft(engine, to="list")
+    found = preflight(engine, resolver, "spring")
+    assert drawn(engine) == {
+        "alice": ("telegram:1", None),
+        "bob": ("telegram:3", "opted_out"),
+        "telegram:9": ("telegram:9", None),
+    }
+    assert found.report is not None
+    assert found.report["duplicates_merged"] == 2
+
+
+def test_a_tag_knows_its_people_from_another_resolver_too(engine: Engine) -> None:
+    resolver = InMemoryIdentityResolver()
+    resolver.link("telegram", "1", "alice")
+    for who in ("alice", "telegram:1"):
+        tag(engine, who, "vip")
+    audience(engine, Kind.TAG, "vip")
+    draft(engine, to="tag")
+    preflight(engine, resolver, "spring")
+    assert drawn(engine) == {"alice": ("telegram:1", None)}
+
+
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
