@@ -56,6 +56,7 @@ class Forgotten:
 
     Attributes:
         attributes: Names under which attributes or a time zone were known.
+        lists: Lines of audiences' lists, and places among the recipients of broadcasts.
         cancelled: Deliveries that had not ended.
         under_way: Deliveries that a worker is sending: what comes of them is there afterwards.
     """
@@ -68,6 +69,7 @@ class Forgotten:
     attributes: int = 0
     tags: int = 0
     opt_outs: int = 0
+    lists: int = 0
     cancelled: int = 0
     under_way: int = 0
 
@@ -180,11 +182,20 @@ def _remove(connection: Connection, whom: Person) -> Forgotten:
     messages = _with_list("DELETE FROM message WHERE session_key IN :keys", "keys")
     to = _TO[connection.dialect.name].format(column="payload")
     rejected = _with_list(f"DELETE FROM rejected WHERE {to} IN :targets", "targets")
+    # A broadcast goes on without them: its recipients may have gaps.
+    lists = sum(
+        connection.execute(_with_list(query, "targets"), {"targets": whom.targets}).rowcount
+        for query in (
+            "DELETE FROM audience_member WHERE target IN :targets",
+            "DELETE FROM recipient WHERE person IN :targets OR target IN :targets",
+        )
+    )
     attributes, tags, opt_outs = people.remove(connection, whom.sessions)
     return Forgotten(
         attributes=attributes,
         tags=tags,
         opt_outs=opt_outs,
+        lists=lists,
         messages=connection.execute(messages, {"keys": whom.sessions}).rowcount,
         rejected=connection.execute(rejected, {"targets": whom.targets}).rowcount,
     )

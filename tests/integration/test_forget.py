@@ -9,9 +9,13 @@ from sqlalchemy import Engine, text
 
 from resolvers import SqlIdentityResolver
 from scheduler import remirror, replay
+from scheduler.broadcasts.fanout import fan_out
+from scheduler.broadcasts.start import start
 from scheduler.forget import forget, person, schedules_for
 from scheduler.mirror_repair import MirrorRepair
 from scheduler.schedules import add as add_schedule
+from tests.broadcasts import check as preflight_of
+from tests.broadcasts import draft, link, listed
 from tests.command_line import CommandLine
 from worker import due, outbox
 from worker.by_hand import Resolution
@@ -223,3 +227,23 @@ def test_the_command_counts_and_says_what_is_left(tmp_path: Path) -> None:
     assert "pills: mirrorpost schedule remove" in cli("forget", "alice", "--yes").err
     shown = cli("deliveries", "show", waiting, "--json").json()
     assert (shown["status"], shown["text"]) == ("cancelled", "[forgotten]")
+
+
+def test_no_list_and_no_broadcast_names_them_any_more_and_it_goes_on_without_them(
+    engine: Engine, tmp_path: Path
+) -> None:
+    link(engine, "telegram", "5", "alice")
+    listed(engine, tmp_path, "telegram:5", "user:alice", "telegram:6")
+    draft(engine, to="list")
+    made = preflight_of(engine)
+    start(engine, made.name)
+    resolver = SqlIdentityResolver(engine)
+    counts = forget(engine, resolver, person(resolver, "alice"))
+    assert counts.lists == 3
+    while fan_out(engine, made.id):
+        pass
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT target FROM delivery")).scalars().all() == [
+            "telegram:6"
+        ]
+        assert connection.execute(text("SELECT count(*) FROM audience_member")).scalar() == 1
