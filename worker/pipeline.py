@@ -132,10 +132,11 @@ class Drain:
         # A claim that is under way ends first, and gives back what it took.
         async with self._turning:
             pass
-        await self._give_back(self._gate.empty())
         try:
             async with asyncio.timeout(within_s):
                 while self._held:
+                    # Again and again: some may just have been asking for a permit.
+                    await self._give_back(self._gate.empty())
                     self._bell.set()
                     await asyncio.sleep(0.02)
         except TimeoutError:

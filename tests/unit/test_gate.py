@@ -1,0 +1,137 @@
+"""The gate: who goes first, who waits where, and what becomes of a permit that comes too late."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from resolvers import SessionContext
+from worker import gate as gate_module
+from worker.gate import Gate
+from worker.lanes import Lane
+from worker.limiter import Ask, Permit
+from worker.outbox import Claimed
+from worker.resolve import Resolved
+from worker.verdict import Place
+
+GO = Permit(granted=True, wait_s=0.0, limited=True)
+FREE = Permit(granted=True, wait_s=0.0, limited=False)
+
+
+@dataclass
+class Limits:
+    """A limiter that answers as it is told, by chat; the last answer for good."""
+
+    answers: dict[str, list[Permit]] = field(default_factory=dict)
+    asked: list[list[str]] = field(default_factory=list)
+
+    async def permit(self, asks: Sequence[Ask]) -> list[Permit]:
+        self.asked.append([ask.chat_id for ask in asks])
+        return [self._next(ask.chat_id) for ask in asks]
+
+    def _next(self, chat: str) -> Permit:
+        answers = self.answers.get(chat, [GO])
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+def resolved(chat: str, lane: Lane = Lane.CRON) -> Resolved:
+    claim = Claimed(
+        **dict.fromkeys(Claimed.__slots__)  # type: ignore[arg-type]
+        | {"id": chat, "lane": lane, "attempt": 1, "receipt": None}
+    )
+    return Resolved(claim, Place("telegram", "", chat, None, None), SessionContext())
+
+
+def run(
+    limits: Limits, act: Callable[[Gate, list[tuple[str, float]]], Awaitable[None]]
+) -> list[tuple[str, float]]:
+    """Use a gate; give what was handed back to wait in its row."""
+    later: list[tuple[str, float]] = []
+
+    async def main() -> None:
+        gate = Gate(limits, lambda r, s: later.append((r.claim.id, s)))  # type: ignore[arg-type]
+        waking = asyncio.create_task(gate.run())
+        async with asyncio.timeout(10):
+            await act(gate, later)
+        waking.cancel()
+
+    asyncio.run(main())
+    return later
+
+
+async def taken(gate: Gate, count: int) -> list[str]:
+    return [(await gate.take()).claim.id for _ in range(count)]
+
+
+def test_the_best_lane_goes_first_and_in_it_what_is_under_a_limit() -> None:
+    async def act(gate: Gate, _: object) -> None:
+        await gate.admit(
+            [
+                resolved("1", Lane.BROADCAST),
+                resolved("2", Lane.REMINDER),
+                resolved("free", Lane.REMINDER),
+                resolved("4", Lane.REMINDER),
+                resolved("5", Lane.REPLY),
+            ]
+        )
+        assert await taken(gate, 5) == ["5", "2", "4", "free", "1"]
+
+    run(Limits({"free": [FREE]}), act)
+
+
+def test_what_may_go_soon_waits_here_and_what_has_to_wait_longer_in_its_row() -> None:
+    limits = Limits(
+        {
+            "soon": [replace(GO, wait_s=0.05)],
+            "again": [Permit(granted=False, wait_s=0.1, limited=True), GO],
+            "long": [Permit(granted=False, wait_s=9.0, limited=True)],
+        }
+    )
+
+    async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
+        await gate.admit([resolved(chat) for chat in ("again", "long", "soon", "now")])
+        assert later == [("long", 9.0)]
+        assert await taken(gate, 3) == ["now", "soon", "again"]
+
+    run(limits, act)
+    assert limits.asked == [["again", "long", "soon", "now"], ["again"]]
+
+
+def test_a_permit_that_comes_to_be_used_late_is_asked_for_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate_module, "_LATE_S", 0.02)
+    limits = Limits({"free": [FREE]})
+
+    async def act(gate: Gate, _: object) -> None:
+        await gate.admit([resolved("1"), resolved("free")])
+        await asyncio.sleep(0.05)
+        assert await taken(gate, 2) == ["1", "free"]
+
+    run(limits, act)
+    assert limits.asked == [["1", "free"], ["1"]]
+
+
+def test_what_nobody_will_be_asked_about_needs_no_permit() -> None:
+    limits = Limits()
+
+    async def act(gate: Gate, _: object) -> None:
+        nowhere = resolved("1")
+        await gate.admit([replace(nowhere, place=replace(nowhere.place, platform=None))])
+        assert await taken(gate, 1) == ["1"]
+
+    run(limits, act)
+    assert limits.asked == []
+
+
+def test_all_that_waits_can_be_taken_back() -> None:
+    limits = Limits({"soon": [replace(GO, wait_s=5.0)]})
+
+    async def act(gate: Gate, _: object) -> None:
+        await gate.admit([resolved("soon"), resolved("now")])
+        assert gate.claimed_ahead == 2
+        assert {each.claim.id for each in gate.empty()} == {"soon", "now"}
+        assert gate.claimed_ahead == 0
+
+    run(limits, act)
