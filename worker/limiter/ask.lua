@@ -1,8 +1,8 @@
 -- Decide when each of a batch of messages may go, in all of their scopes at once.
 --
 -- ARGV[1]: JSON, a batch as `scopes.py` describes it: the keys of all scopes; of each one {"p",
--- pace_ms, slack_ms}, {"w", count, period_ms}, {"u"} (paused until) or {"l", scope} (a line);
--- the messages, whose places count from 0. The keys come in JSON because hundreds of arguments
+-- pace_ms, slack_ms}, {"w", count, period_ms} or {"u"} (paused until); the messages, whose
+-- places count from 0. The keys come in JSON because hundreds of arguments
 -- cost a worker more than all else here. Gives for each message the microseconds until it
 -- may go; below 0 nothing is reserved and it asks again in so long, in its turn. Times are kept
 -- in milliseconds of Redis' clock.
@@ -23,7 +23,7 @@ for first = 1, #keys, 1000 do
     end
   end
 end
-local answers, lines = {}, {}
+local answers, lines, passing = {}, {}, {}
 for r, row in ipairs(rows) do
   local at, by = now, 0
   for i = 4, #row, 2 do
@@ -62,16 +62,12 @@ for r, row in ipairs(rows) do
     local spec = specs[by]
     if spec[1] ~= 'u' then
       local step = spec[1] == 'p' and spec[2] or spec[3] / spec[2]
-      local line = row[3] + 1
-      if line > 0 and specs[line][2] + 1 ~= by then line = 0 end
-      if line > 0 then
-        at = math.max(at, math.min(state[line], now + LINE_MS))
-        state[line] = at + step
-        dirty[line] = true
-      else
-        at = math.max(at, lines[by] or 0)
-        lines[by] = at + step
+      local known = row[3] == 1 and lines or passing
+      if row[3] == 1 and not lines[by] then
+        lines[by] = tonumber(redis.call('GET', keys[by] .. '#line') or 0)
       end
+      at = math.max(at, math.min(known[by] or 0, now + LINE_MS))
+      known[by] = at + step
     end
     answers[r] = -math.max(1, math.floor((at - now) * 1000))
   end
@@ -88,5 +84,9 @@ for key in pairs(dirty) do
     keep = state[key] - now
   end
   redis.call('SET', keys[key], value, 'PX', math.max(1, math.ceil(keep) + 1000))
+end
+for key, till in pairs(lines) do
+  local keep = math.max(1, math.ceil(till - now))
+  redis.call('SET', keys[key] .. '#line', string.format('%.3f', till), 'PX', keep)
 end
 return answers

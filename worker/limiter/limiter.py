@@ -17,7 +17,6 @@ from redis.exceptions import RedisError
 from worker.limiter.scopes import (
     Ask,
     Batch,
-    Line,
     Paced,
     Paused,
     Spec,
@@ -155,8 +154,6 @@ def _told(spec: Spec) -> tuple[object, ...]:
             return "p", spec.pace_ms, spec.slack_ms
         case Windowed():
             return "w", spec.count, spec.period_ms
-        case Line():
-            return "l", spec.scope
         case Paused():
             return ("u",)
 

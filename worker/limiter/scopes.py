@@ -53,18 +53,7 @@ class Paused:
     """Nothing until a time that a platform named."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Those of a lane that wait for a scope, each to come again in its turn.
-
-    Attributes:
-        scope: The scope's place in its batch.
-    """
-
-    scope: int
-
-
-Spec = Paced | Windowed | Paused | Line
+Spec = Paced | Windowed | Paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +72,8 @@ class Ask:
 
 
 #: Of one message: the milliseconds ahead for which it may have a permit, the share of a scope's
-#: burst that it may use, the place of its line or -1, then the place of each scope that it falls
-#: under with the permits that it costs there.
+#: burst that it may use, 1 if what waits of it stands in a line that all know, else 0, then the
+#: place of each scope that it falls under with the permits that it costs there.
 Row = list[float]
 
 
@@ -149,13 +138,13 @@ class _Plan:
     """What all messages of a bot in one lane have in common.
 
     Attributes:
-        line: The key of the line of those that wait for the last of `scopes`.
+        keeps_line: Those that wait come again one after the other, and not all at once.
         of_chat: What follows the chat in a key, the limit, and whether it is for groups alone.
     """
 
     slack: float
     scopes: tuple[tuple[str, Spec], ...]
-    line: str | None
+    keeps_line: bool
     chat: str
     of_chat: tuple[tuple[str, Spec, bool], ...]
     is_group: Callable[[str], bool] | None
@@ -176,7 +165,7 @@ def _plan(platform: str, account: str, lane: Lane) -> _Plan:
     return _Plan(
         slack=SLACK[lane],
         scopes=tuple(scopes),
-        line=f"{key}#line" if scopes and lane is Lane.BROADCAST else None,
+        keeps_line=lane is Lane.BROADCAST,
         chat=key,
         of_chat=tuple(
             (f":{limit.counts}", _spec(limit), limit.counts is Counts.GROUP)
@@ -209,11 +198,9 @@ def batch(asks: Iterable[Ask], learned: Mapping[str, Windowed]) -> Batch:
     paused = Paused()
     for ask in asks:
         plan, chat_id = _plan(ask.platform, ask.account, ask.lane), ask.chat_id
-        row: Row = [HORIZON_MS, plan.slack, -1]
+        row: Row = [HORIZON_MS, plan.slack, float(plan.keeps_line)]
         for key, spec in plan.scopes:
             row += place(key, spec), ask.permits
-        if plan.line is not None:
-            row[2] = place(plan.line, Line(int(row[-2])))
         for suffix, spec, of_group in plan.of_chat:
             if of_group and not (plan.is_group and plan.is_group(chat_id)):
                 continue

@@ -6,7 +6,7 @@ The tests hold the two against each other.
 from bisect import insort
 from dataclasses import dataclass, field
 
-from worker.limiter.scopes import Batch, Line, Paced, Paused, Row, Spec, Windowed
+from worker.limiter.scopes import Batch, Paced, Paused, Row, Spec, Windowed
 
 #: Milliseconds for which those that wait are lined up, as in `ask.lua`.
 LINE_MS = 60_000.0
@@ -19,7 +19,7 @@ class Share:
     """What was granted of each scope.
 
     Attributes:
-        until: Of a paced scope when it is at rest, of a line its end; milliseconds.
+        until: Of a paced scope when it is at rest, of a line (`#line`) its end; milliseconds.
         grants: Of a window the last times at which somebody might go, in order.
         paused: Until when a scope is paused; milliseconds.
     """
@@ -31,11 +31,11 @@ class Share:
     def ask(self, now: float, asked: Batch) -> list[float]:
         """Give what `ask.lua` gives, in milliseconds; `now` is in them too."""
         self._tidy(now)
-        lines: dict[int, float] = {}
-        return [self._ask(now, asked, row, lines) for row in asked.rows]
+        passing: dict[str, float] = {}
+        return [self._ask(now, asked, row, passing) for row in asked.rows]
 
-    def _ask(self, now: float, asked: Batch, row: Row, lines: dict[int, float]) -> float:
-        horizon_ms, slack, line, *scopes = row
+    def _ask(self, now: float, asked: Batch, row: Row, passing: dict[str, float]) -> float:
+        horizon_ms, slack, keeps_line, *scopes = row
         pairs = [(int(scopes[n]), int(scopes[n + 1])) for n in range(0, len(scopes), 2)]
         at, by = now, -1
         for place, permits in pairs:
@@ -47,13 +47,10 @@ class Share:
                 self._take(asked.keys[place], asked.specs[place], permits, at)
             return at - now
         step = _step(asked.specs[by])
-        if step is not None and line >= 0 and asked.specs[int(line)] == Line(by):
-            key = asked.keys[int(line)]
-            at = max(at, min(self.until.get(key, 0.0), now + LINE_MS))
-            self.until[key] = at + step
-        elif step is not None:
-            at = max(at, lines.get(by, 0.0))
-            lines[by] = at + step
+        if step is not None:
+            lines, key = self.until if keeps_line else passing, f"{asked.keys[by]}#line"
+            at = max(at, min(lines.get(key, 0.0), now + LINE_MS))
+            lines[key] = at + step
         return -max(0.001, at - now)
 
     def _free(self, now: float, asked: Batch, place: int, permits: int, slack: float) -> float:
@@ -97,5 +94,5 @@ def _step(spec: Spec) -> float | None:
             return spec.pace_ms
         case Windowed():
             return spec.period_ms / spec.count
-        case Paused() | Line():
+        case Paused():
             return None
