@@ -77,14 +77,17 @@ def bots_waited_for(connection: Connection, broadcast_id: str) -> list[Bot]:
 
 def first_waiting(connection: Connection, broadcast_id: str, bot: Bot, *, limit: int) -> list[str]:
     """Give the ids of the first deliveries that wait for a bot."""
-    account = "" if bot.platform is None else "AND account = :account"
-    place = "platform IS NULL" if bot.platform is None else "platform = :platform"
-    # PostgreSQL does not see that what is NULL is in order already.
-    order = "platform, account, id" if bot.platform is None else "id"
+    place = (
+        "platform IS NULL"
+        if bot.platform is None
+        else "(platform, account) >= (:platform, :account) "
+        "AND (platform, account) <= (:platform, :account)"
+    )
+    # Equal and by id alone, PostgreSQL would go through all deliveries that there are by id.
     rows = connection.execute(
         text(
             f"SELECT id FROM delivery WHERE broadcast_id = :id AND {WAITS_FOR_ITS_BROADCAST} "
-            f"AND {place} {account} ORDER BY {order} LIMIT :limit"
+            f"AND {place} ORDER BY platform, account, id LIMIT :limit"
         ),
         {"id": broadcast_id, "limit": limit}
         | ({} if bot.platform is None else {"platform": bot.platform, "account": bot.account}),
@@ -160,7 +163,8 @@ def cancel_held(connection: Connection, broadcast_id: str, *, after: str = "") -
     Args:
         after: The last id of the batch before.
     """
-    which = "state = 'held' AND id > :after ORDER BY id LIMIT :limit"
+    # Not `=`, for the reason above.
+    which = "(state, id) > ('held', :after) AND state <= 'held' ORDER BY state, id LIMIT :limit"
     return _cancel(connection, broadcast_id, which, {"after": after, "limit": BATCH})
 
 

@@ -38,7 +38,7 @@ _NEXT = (
 )
 _QUEUE = (
     "UPDATE delivery SET state = 'queued', published_ms = 0, error_kind = NULL, "
-    "error_text = NULL WHERE id IN ({}) AND state = 'held' RETURNING id"
+    "error_text = NULL WHERE id IN ({}) AND " + HELD_OTHERWISE + " RETURNING id"
 )
 
 #: SQL that is true of a row `delivery` that another one of its key holds back.

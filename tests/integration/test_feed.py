@@ -184,6 +184,10 @@ def test_no_look_of_the_feed_reads_more_than_it_needs(engine: Engine) -> None:
         assert "Seq Scan on delivery" not in plan, plan
         assert "SCAN delivery" not in plan, plan
         if "SELECT id FROM delivery WHERE broadcast_id" in statement and "LIMIT" in statement:
+            held = (
+                "ix_delivery_waiting" if statement.startswith("SELECT") else "ix_delivery_broadcast"
+            )
+            assert held in plan, plan
             assert "Sort" not in plan, plan
             assert "TEMP B-TREE" not in plan, plan
 
