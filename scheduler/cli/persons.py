@@ -26,9 +26,7 @@ def set_(
     attributes: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="For templates.")
     ] = None,
-    timezone: Annotated[
-        str | None, typer.Option(help="Where the sun stands for them: Europe/Paris.")
-    ] = None,
+    timezone: Annotated[str | None, typer.Option(help="Their time zone: Europe/Paris.")] = None,
     json: Json = False,
 ) -> None:
     """Add attributes to a person's, and say in which time zone they live."""

@@ -7,7 +7,7 @@ from sqlmodel import Field, SQLModel
 
 
 class PersonRow(SQLModel, table=True):
-    """What a template may say of a person, and where the sun stands for them."""
+    """What a template may say of a person, and their time zone."""
 
     __tablename__ = "person"
 
