@@ -6,7 +6,6 @@ On PostgreSQL a plain text never leaves the database; a template is filled here.
 """
 
 from functools import cache
-from math import ceil
 from typing import Any
 
 import orjson
@@ -14,6 +13,7 @@ from jinja2 import Template
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 
 from scheduler.broadcasts.attributes import values_for
+from scheduler.broadcasts.canary import canary_size
 from scheduler.broadcasts.template import compile_template, fill
 from worker.database import NOW_MS, reading
 from worker.failpoints import reach
@@ -44,11 +44,6 @@ def _last(row: "Row[Any]") -> int:
     return canary_size(row.recipients, row.canary_percent)
 
 
-def canary_size(recipients: int, percent: float) -> int:
-    """Give of how many recipients the canary is: one at least."""
-    return min(recipients, ceil(recipients * percent / 100))
-
-
 def fan_out(engine: Engine, broadcast_id: str, limit: int = CHUNK) -> int:
     """Make deliveries for the next recipients of a running broadcast; give for how many.
 
@@ -76,8 +71,9 @@ def fan_out(engine: Engine, broadcast_id: str, limit: int = CHUNK) -> int:
 
 @cache
 def _claim(dialect: str) -> TextClause:
-    # Its row is the lock: of two schedulers one goes on to another broadcast.
-    lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
+    # Its row is the lock: of two schedulers one goes on to another broadcast. Whoever feeds it
+    # meanwhile does not wait.
+    lock = "" if dialect == "sqlite" else "FOR NO KEY UPDATE SKIP LOCKED"
     return text(
         "SELECT id, name, body, templated, topic, source, silent, recipients, fanned_out, "
         "canary_percent, canary_done FROM broadcast WHERE id = :id AND state = 'running' " + lock

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from scheduler.broadcasts import drafts, fanout
+from scheduler.broadcasts.canary import canary_size
 from scheduler.broadcasts.fanout import fan_out, waiting
 from scheduler.broadcasts.start import start
 from scheduler.broadcasts.states import BroadcastState
@@ -136,7 +137,7 @@ def test_only_a_canary_is_fanned_out_until_it_is_done(engine: Engine) -> None:
     ("recipients", "percent", "size"), [(1, 1.0, 1), (100, 1.0, 1), (101, 1.0, 2), (7, 99.9, 7)]
 )
 def test_a_canary_has_one_recipient_at_least(recipients: int, percent: float, size: int) -> None:
-    assert fanout.canary_size(recipients, percent) == size
+    assert canary_size(recipients, percent) == size
 
 
 @pytest.mark.parametrize("state", [s for s in BroadcastState if s is not BroadcastState.RUNNING])
