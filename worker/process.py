@@ -10,6 +10,7 @@ import structlog
 
 from worker.database import MIGRATION_WITHIN_S, await_schema, engine
 from worker.errors import MirrorpostError
+from worker.limiter import check_limits
 from worker.log import configure_logging
 from worker.settings import settings
 
@@ -36,6 +37,7 @@ def prepare(**_: object) -> None:
         SystemExit: One line says what is wrong and what would be right.
     """
     try:
+        check_limits()
         database = engine(settings().database)
         await_schema(database, MIGRATION_WITHIN_S)
         # Nothing of it may be inherited by the children.

@@ -225,6 +225,15 @@ def _value(variable: Variable, account: str) -> str:
     return (value or variable.default or "").strip()
 
 
+def limits_set() -> dict[str, str]:
+    """Give the variables that set a bot's pace, with their values."""
+    return {
+        name: value.strip()
+        for name, value in _environment().items()
+        if name.startswith("MIRRORPOST_LIMIT_") and value.strip()
+    }
+
+
 def limit_of(platform: str, account: str = "") -> tuple[str, str]:
     """Give the variable that sets a bot's pace, and its value; empty when none is set."""
     plain = f"MIRRORPOST_LIMIT_{platform.upper().replace('-', '_')}"

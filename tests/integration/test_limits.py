@@ -8,7 +8,7 @@ import pytest
 from tests.waiting import wait_until
 from tests.workers import DATABASES, Site, running_site
 from worker.errors import Misconfigured
-from worker.limiter import broadcast_pace, rates
+from worker.limiter import broadcast_pace, check_limits, rates
 
 
 def times(site: Site, platform: str, chat: str | None = None) -> list[float]:
@@ -122,6 +122,8 @@ def test_a_limit_is_set_for_each_bot(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv("MIRRORPOST_LIMIT_TELEGRAM", wrong)
             with pytest.raises(Misconfigured, match=r"must read 1000/s, 600/m or off"):
                 limit("telegram")
+            with pytest.raises(Misconfigured, match="MIRRORPOST_LIMIT_TELEGRAM must read"):
+                check_limits()
     finally:
         monkeypatch.undo()
         settings._environment.cache_clear()
