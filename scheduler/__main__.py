@@ -20,6 +20,7 @@ from scheduler.clock import (
 from scheduler.retention import Retention
 from worker.database import MIGRATION_WITHIN_S, await_schema, engine
 from worker.errors import MirrorpostError
+from worker.limiter import check_rates
 from worker.log import configure_logging
 from worker.runtime import resolver_of
 from worker.settings import settings
@@ -29,6 +30,7 @@ def main() -> int:
     """Run the clock on the database that the settings name, until SIGTERM or SIGINT."""
     try:
         configure_logging()
+        check_rates()
         database = engine(settings().database)
         await_schema(database, MIGRATION_WITHIN_S)
         resolver = resolver_of(settings(), database)

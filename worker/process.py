@@ -35,7 +35,11 @@ def prepare(**_: object) -> None:
     Raises:
         SystemExit: One line says what is wrong and what would be right.
     """
+    # Imported here: whoever only publishes imports the application too.
+    from worker.limiter import check_rates
+
     try:
+        check_rates()
         database = engine(settings().database)
         await_schema(database, MIGRATION_WITHIN_S)
         # Nothing of it may be inherited by the children.

@@ -28,6 +28,7 @@ from worker.zones import parse_zone
 #: How often an answer's time must fit into a lease: once for the request that is under way
 #: and once as the margin in which its lease is renewed.
 _TIMEOUTS_A_LEASE = 2
+_LIMIT = "MIRRORPOST_LIMIT_"
 _SHARE = re.compile(r"share:([1-9][0-9]{0,3})")
 #: Bytes that a Unix socket's address may have on the strictest system.
 _SOCKET_PATH_LIMIT = 100
@@ -227,13 +228,19 @@ def _value(variable: Variable, account: str) -> str:
 
 def limit_of(platform: str, account: str = "") -> tuple[str, str]:
     """Give the variable that sets a bot's pace, and its value; empty when none is set."""
-    plain = f"MIRRORPOST_LIMIT_{platform.upper().replace('-', '_')}"
+    plain = f"{_LIMIT}{platform.upper().replace('-', '_')}"
     own = f"{plain}_{account.upper().replace('-', '_')}" if account else plain
     for name in (own, plain):
         value = _environment().get(name, "").strip()
         if value:
             return name, value
     return own, ""
+
+
+def limits_in_environment() -> list[tuple[str, str]]:
+    """Give the variables that set the pace of bots, with their values."""
+    found = ((name, value.strip()) for name, value in _environment().items())
+    return sorted((n, value) for n, value in found if value and n.startswith(_LIMIT))
 
 
 def credentials(platform: Platform, account: str = "") -> Bot | None:

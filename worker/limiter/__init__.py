@@ -6,6 +6,6 @@ in Redis and `share` in this process, by the same rule, while Redis is away.
 """
 
 from worker.limiter.limiter import Limiter, Permit
-from worker.limiter.scopes import Ask, Rates, broadcast_pace, rates
+from worker.limiter.scopes import Ask, Rates, broadcast_pace, check_rates, rates
 
-__all__ = ["Ask", "Limiter", "Permit", "Rates", "broadcast_pace", "rates"]
+__all__ = ["Ask", "Limiter", "Permit", "Rates", "broadcast_pace", "check_rates", "rates"]

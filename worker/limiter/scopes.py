@@ -12,7 +12,7 @@ from worker.errors import Misconfigured
 from worker.lanes import Lane
 from worker.platforms import platforms
 from worker.platforms.base import Counts, Limit, Pace, Window
-from worker.settings import limit_of
+from worker.settings import limit_of, limits_in_environment
 
 #: Share of a platform's limit that is used: its clock and ours, and the way between them, differ.
 HEADROOM = 0.985
@@ -121,15 +121,32 @@ def rates(platform: str, account: str) -> Rates:
     limits = adapter.capability.limits if adapter else ()
     of_bot = next((x for x in limits if isinstance(x, Pace) and x.counts is Counts.BOT), None)
     name, value = limit_of(platform, account)
-    if value == "off":
-        return Rates(limited=False, per_s=None, burst=1)
     if not value:
         return Rates(bool(limits), of_bot.per_s if of_bot else None, of_bot.burst if of_bot else 1)
+    per_s = _per_s(name, value)
+    if per_s is None:
+        return Rates(limited=False, per_s=None, burst=1)
+    return Rates(limited=True, per_s=per_s, burst=of_bot.burst if of_bot else 1)
+
+
+def check_rates() -> None:
+    """Refuse at a process's start a limit that it could not work with.
+
+    Raises:
+        Misconfigured: What is set for a bot is not a limit.
+    """
+    for name, value in limits_in_environment():
+        _per_s(name, value)
+
+
+def _per_s(name: str, value: str) -> float | None:
+    if value == "off":
+        return None
     found = _SET.fullmatch(value)
     number = float(found[1]) / (1 if found[2] == "s" else _PER_MINUTE) if found else 0.0
     if number <= 0:
         raise Misconfigured(f"{name} must read 1000/s, 600/m or off, not {value!r}")
-    return Rates(limited=True, per_s=number, burst=of_bot.burst if of_bot else 1)
+    return number
 
 
 def broadcast_pace(platform: str, account: str = "") -> float | None:
