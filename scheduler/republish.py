@@ -10,14 +10,19 @@ from sqlalchemy import Engine
 
 from scheduler.publish import publish, waiting
 from worker.database import reading
-from worker.due import BATCH, queue_stale, stale_before
+from worker.due import BATCH, correct_times, queue_stale, stale_before
 from worker.lanes import Lane
+from worker.settings import settings
 
 _log = structlog.get_logger(__name__)
 
 
 def republish(engine: Engine) -> int:
     """Publish again what was lost; give how many deliveries."""
+    with engine.begin() as connection:
+        corrected = correct_times(connection, lease_ms=int(settings().lease_s * 1000))
+    if corrected:
+        _log.warning("clock_was_set_back", deliveries=corrected)
     with reading(engine) as connection:
         before_ms = stale_before(connection)
     if before_ms is None:

@@ -126,6 +126,24 @@ def stale_before(connection: Connection) -> int | None:
     return None if oldest is None or oldest > cutoff else int(cutoff)
 
 
+def correct_times(connection: Connection, *, lease_ms: int) -> int:
+    """Correct what was noted by a clock that ran ahead and was set back; give how many rows.
+
+    On SQLite the clock is the machine's. A row that counts as published until two hours from now
+    would wait for them; a lease as well, if its worker is gone and does not renew it.
+    """
+    now = NOW_MS[connection.dialect.name]
+    return sum(
+        connection.execute(text(statement), {"lease_ms": lease_ms}).rowcount
+        for statement in (
+            "UPDATE delivery SET published_ms = 0 "
+            f"WHERE state = 'queued' AND published_ms > {now} + :lease_ms",
+            f"UPDATE delivery SET lease_until_ms = {now} + :lease_ms "
+            f"WHERE state = 'sending' AND lease_until_ms > {now} + 2 * :lease_ms",
+        )
+    )
+
+
 def queue_stale(connection: Connection, lane: Lane, before_ms: int) -> list[ToPublish]:
     """Give a lane's rows that were published before a time and did not move."""
     return _published(

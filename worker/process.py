@@ -10,7 +10,6 @@ import structlog
 
 from worker.database import MIGRATION_WITHIN_S, await_schema, engine
 from worker.errors import MirrorpostError
-from worker.limiter import check_limits
 from worker.log import configure_logging
 from worker.settings import settings
 
@@ -36,6 +35,9 @@ def prepare(**_: object) -> None:
     Raises:
         SystemExit: One line says what is wrong and what would be right.
     """
+    # Imported here: whoever only publishes imports the application too.
+    from worker.limiter import check_limits
+
     try:
         check_limits()
         database = engine(settings().database)

@@ -28,6 +28,7 @@ from worker.zones import parse_zone
 #: How often an answer's time must fit into a lease: once for the request that is under way
 #: and once as the margin in which its lease is renewed.
 _TIMEOUTS_A_LEASE = 2
+_LIMIT = "MIRRORPOST_LIMIT_"
 _SHARE = re.compile(r"share:([1-9][0-9]{0,3})")
 #: Bytes that a Unix socket's address may have on the strictest system.
 _SOCKET_PATH_LIMIT = 100
@@ -230,13 +231,13 @@ def limits_set() -> dict[str, str]:
     return {
         name: value.strip()
         for name, value in _environment().items()
-        if name.startswith("MIRRORPOST_LIMIT_") and value.strip()
+        if name.startswith(_LIMIT) and value.strip()
     }
 
 
 def limit_of(platform: str, account: str = "") -> tuple[str, str]:
     """Give the variable that sets a bot's pace, and its value; empty when none is set."""
-    plain = f"MIRRORPOST_LIMIT_{platform.upper().replace('-', '_')}"
+    plain = f"{_LIMIT}{platform.upper().replace('-', '_')}"
     own = f"{plain}_{account.upper().replace('-', '_')}" if account else plain
     for name in (own, plain):
         value = _environment().get(name, "").strip()

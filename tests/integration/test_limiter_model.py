@@ -146,3 +146,32 @@ def test_with_demand_over_97_percent_of_a_limit_are_used_whatever_the_lanes(
 
 def _ask(number: int, lane: Lane) -> Ask:
     return Ask("telegram", "", str(number + 1), lane)
+
+
+@pytest.mark.parametrize("platform", ["telegram", "discord"])
+def test_lanes_above_pass_broadcasts_that_ask_all_the_time(platform: str) -> None:
+    """On Discord no burst lets a reply pass: it has to get a permit before the next of them."""
+    rng, share, until = random.Random(7), Share(), 60_000.0
+    waiting = [(rng.uniform(0, 300), n, Lane.BROADCAST, 0.0) for n in range(600)]
+    for n, lane in enumerate((Lane.REPLY, Lane.REMINDER, Lane.CRON) * 60):
+        at = rng.uniform(2_000, until - 5_000)
+        waiting.append((at, 1_000 + n, lane, at))
+    heapq.heapify(waiting)
+    fresh, sent = 10_000, 0
+    took: defaultdict[Lane, list[float]] = defaultdict(list)
+    while waiting[0][0] < until:
+        now, n, lane, since = heapq.heappop(waiting)
+        (answer,) = share.ask(now, batch([Ask(platform, "", str(n + 1), lane)], {}))
+        if answer < 0:
+            heapq.heappush(waiting, (now - answer + rng.uniform(0, 5), n, lane, since))
+            continue
+        sent += 1
+        if lane is not Lane.BROADCAST:
+            took[lane].append(now + answer - since)
+            continue
+        fresh += 1
+        heapq.heappush(waiting, (now + rng.uniform(0, 60), fresh, lane, now))
+    assert {lane: len(each) for lane, each in took.items()} == dict.fromkeys(took, 60)
+    assert max(took[Lane.REPLY]) < 500
+    assert max(took[Lane.REMINDER]) < 1_000
+    assert sent / (until / 1000) > 0.97 * {"telegram": 30, "discord": 50}[platform]

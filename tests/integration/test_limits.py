@@ -7,6 +7,7 @@ import pytest
 
 from tests.waiting import wait_until
 from tests.workers import DATABASES, Site, running_site
+from worker import process
 from worker.errors import Misconfigured
 from worker.limiter import broadcast_pace, check_limits, rates
 
@@ -128,3 +129,17 @@ def test_a_limit_is_set_for_each_bot(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         settings._environment.cache_clear()
         rates.cache_clear()
+
+
+def test_a_worker_does_not_start_with_a_limit_that_it_could_not_keep(
+    monkeypatch: pytest.MonkeyPatch, home: object
+) -> None:
+    from worker import settings
+
+    settings._environment.cache_clear()
+    monkeypatch.setenv("MIRRORPOST_LIMIT_TELEGRAM_PAID", "0/s")
+    try:
+        with pytest.raises(SystemExit, match=r"LIMIT_TELEGRAM_PAID must read 1000/s, 600/m or off"):
+            process.prepare()
+    finally:
+        settings._environment.cache_clear()

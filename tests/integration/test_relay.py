@@ -14,9 +14,9 @@ import redis
 from sqlalchemy import Engine, text
 
 from tests.servers import RedisServer
-from worker import outbox
+from worker import due, outbox
+from worker.database import NOW_MS, migrate
 from worker.database import engine as open_engine
-from worker.database import migrate
 from worker.intake import check
 from worker.lanes import Lane
 
@@ -188,3 +188,28 @@ def test_two_relays_at_once_tell_each_delivery_once(
     # What one of them skipped because the other held it is in that one's hands.
     assert told(redis_server) == ids
     assert states(engine) == {("queued", True): 300}
+
+
+def test_what_a_clock_that_ran_ahead_has_noted_waits_for_nothing(engine: Engine) -> None:
+    """Two hours ahead, and set back: what the broker lost meanwhile is published again."""
+    ahead = f"{NOW_MS[engine.dialect.name]} + 7200000"
+    with engine.begin() as connection:
+        queued, dead, alive = (
+            outbox.insert(connection, [check(to=f"telegram:{n}", text="x")])[0].id
+            for n in (1, 2, 3)
+        )
+        outbox.claim(connection, owner="w", lease_ms=30_000, limit=9, ids=[dead, alive])
+        connection.execute(
+            text(f"UPDATE delivery SET published_ms = {ahead}, lease_until_ms = {ahead} + 30000"),
+        )
+        connection.execute(
+            text(f"UPDATE delivery SET lease_until_ms = {ahead} - 7180000 WHERE id = :id"),
+            {"id": alive},
+        )
+        assert due.correct_times(connection, lease_ms=30_000) == 2
+        assert [row.id for row in due.queue_unpublished(connection)] == [queued]
+        left = "SELECT lease_until_ms - " + NOW_MS[engine.dialect.name]
+        for id_ in (dead, alive):
+            found = connection.execute(text(f"{left} FROM delivery WHERE id = :id"), {"id": id_})
+            assert 0 < found.scalar_one() <= 30_000
+        assert due.correct_times(connection, lease_ms=30_000) == 0

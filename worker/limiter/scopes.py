@@ -21,6 +21,11 @@ BROADCAST_SHARE = 0.99
 #: Milliseconds ahead for which permits are given. A broadcast has never more than that before a
 #: reply that comes now.
 HORIZON_MS = 250.0
+#: How much further ahead each lane is given one, in paces of its bot: so it comes before what
+#: the lanes below ask for, also where no burst lets it pass.
+FURTHER = {Lane.REPLY: 6, Lane.REMINDER: 4, Lane.CRON: 2, Lane.BROADCAST: 0}
+#: Milliseconds; a slow pace lets nobody reserve further ahead.
+FURTHEST_MS = 1500.0
 #: Which share of the burst that a scope allows each lane may use.
 SLACK = {Lane.REPLY: 1.0, Lane.REMINDER: 0.8, Lane.CRON: 0.5, Lane.BROADCAST: 0.0}
 
@@ -155,10 +160,12 @@ class _Plan:
     """What all messages of a bot in one lane have in common.
 
     Attributes:
+        ahead_ms: Milliseconds ahead for which they may have a permit.
         keeps_line: Those that wait come again one after the other, and not all at once.
         of_chat: What follows the chat in a key, the limit, and whether it is for groups alone.
     """
 
+    ahead_ms: float
     slack: float
     scopes: tuple[tuple[str, Spec], ...]
     keeps_line: bool
@@ -174,12 +181,15 @@ def _plan(platform: str, account: str, lane: Lane) -> _Plan:
     capability = adapter.capability if adapter and bot.limited else None
     key = f"{_PREFIX}{platform}@{account}"
     scopes: list[tuple[str, Spec]] = []
+    ahead_ms = HORIZON_MS
     if bot.per_s is not None:
         pace_ms = 1000 / (bot.per_s * HEADROOM)
+        ahead_ms = min(HORIZON_MS + FURTHER[lane] * pace_ms, FURTHEST_MS)
         scopes.append((key, Paced(pace_ms, pace_ms * (bot.burst - 1))))
         if lane is Lane.BROADCAST:
             scopes.append((f"{key}#broadcast", Paced(pace_ms / BROADCAST_SHARE, 0.0)))
     return _Plan(
+        ahead_ms=ahead_ms,
         slack=SLACK[lane],
         scopes=tuple(scopes),
         keeps_line=lane is Lane.BROADCAST,
@@ -215,7 +225,7 @@ def batch(asks: Iterable[Ask], learned: Mapping[str, Windowed]) -> Batch:
     paused = Paused()
     for ask in asks:
         plan, chat_id = _plan(ask.platform, ask.account, ask.lane), ask.chat_id
-        row: Row = [HORIZON_MS, plan.slack, float(plan.keeps_line)]
+        row: Row = [plan.ahead_ms, plan.slack, float(plan.keeps_line)]
         for key, spec in plan.scopes:
             row += place(key, spec), ask.permits
         for suffix, spec, of_group in plan.of_chat:
