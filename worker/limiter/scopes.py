@@ -15,9 +15,9 @@ from worker.platforms.base import Counts, Limit, Pace, Window
 from worker.settings import limit_of, limits_set
 
 #: Share of a platform's limit that is used: its clock and ours, and the way between them, differ.
-HEADROOM = 0.985
+HEADROOM = 0.99
 #: Share of a bot's pace that broadcasts may take together; the rest is kept for the lanes above.
-BROADCAST_SHARE = 0.99
+BROADCAST_SHARE = 0.995
 #: Milliseconds ahead for which permits are given. A broadcast has never more than that before a
 #: reply that comes now.
 HORIZON_MS = 250.0
@@ -26,8 +26,9 @@ HORIZON_MS = 250.0
 FURTHER = {Lane.REPLY: 6, Lane.REMINDER: 4, Lane.CRON: 2, Lane.BROADCAST: 0}
 #: Milliseconds; a slow pace lets nobody reserve further ahead.
 FURTHEST_MS = 1500.0
-#: Which share of the burst that a scope allows each lane may use.
-SLACK = {Lane.REPLY: 1.0, Lane.REMINDER: 0.8, Lane.CRON: 0.5, Lane.BROADCAST: 0.0}
+#: Which share of the burst that a scope allows each lane may use: broadcasts to make up for a
+#: moment in which nobody asked.
+SLACK = {Lane.REPLY: 1.0, Lane.REMINDER: 0.8, Lane.CRON: 0.5, Lane.BROADCAST: 0.25}
 
 _PREFIX = "mirrorpost:limit:"
 _PAUSED = "mirrorpost:pause:"
@@ -187,7 +188,8 @@ def _plan(platform: str, account: str, lane: Lane) -> _Plan:
         ahead_ms = min(HORIZON_MS + FURTHER[lane] * pace_ms, FURTHEST_MS)
         scopes.append((key, Paced(pace_ms, pace_ms * (bot.burst - 1))))
         if lane is Lane.BROADCAST:
-            scopes.append((f"{key}#broadcast", Paced(pace_ms / BROADCAST_SHARE, 0.0)))
+            own_ms = pace_ms / BROADCAST_SHARE
+            scopes.append((f"{key}#broadcast", Paced(own_ms, own_ms * (bot.burst - 1))))
     return _Plan(
         ahead_ms=ahead_ms,
         slack=SLACK[lane],
