@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from resolvers import SqlIdentityResolver
-from worker import due, outbox
+from tests.waiting import wait_until
+from worker import due, etiquette, outbox
 from worker.database import engine as engine_of
 from worker.database import migrate
 from worker.intake import check
@@ -32,7 +34,7 @@ class Accepts:
     def __init__(self) -> None:
         self.sent = 0
 
-    async def send(self, request: Request) -> Response:
+    async def send(self, _request: Request) -> Response:
         self.sent += 1
         return Response(200, {}, b'{"ok": true, "result": {"message_id": 7}}')
 
@@ -46,13 +48,17 @@ class Worker:
 
     def put(self, to: str = "telegram:5") -> str:
         with self.engine.begin() as connection:
-            return outbox.insert(connection, [check(to=to, text="hello", order="none")])[0].id
+            new = check(to=to, text="hello", order="none", lane="cron")
+            return outbox.insert(connection, [new])[0].id
 
     def row(self, id_: str) -> Any:
         with self.engine.begin() as connection:
             return connection.execute(
                 text("SELECT * FROM delivery WHERE id = :id"), {"id": id_}
             ).one()
+
+    async def reaches(self, id_: str, state: str) -> None:
+        await asyncio.to_thread(wait_until, lambda: self.row(id_).state == state, 10)
 
     def lose_leases(self) -> None:
         """Let the leases end and the relay take the rows up again."""
@@ -103,8 +109,36 @@ def test_what_waits_too_long_and_is_claimed_again_by_the_same_process_leaves_onc
                 worker.lose_leases()
         assert worker.row(id_).attempt == 2
         drain.start()
-        while worker.row(id_).state != "sent":
-            await asyncio.sleep(0.01)
+        await worker.reaches(id_, "sent")
 
     worker.run(act)
     assert worker.client.sent == 1
+
+
+def test_what_was_claimed_when_the_database_failed_right_after_goes_out_as_if_nothing_was(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = worker.put("telegram:5"), worker.put("telegram:6")
+    failing: list[str] = []
+
+    def fail_once(*_: object) -> etiquette.Spared:
+        if not failing:
+            failing.append("now")
+            raise OperationalError("SELECT", {}, Exception("the connection is lost"))
+        return spare(*_)  # type: ignore[arg-type]
+
+    spare = etiquette.spare
+
+    async def act(drain: Drain) -> None:
+        drain.start()
+        await drain.deliver([first])
+        await worker.reaches(first, "sent")
+        monkeypatch.setattr(etiquette, "is_needed", lambda *_: True)
+        monkeypatch.setattr(etiquette, "spare", fail_once)
+        await drain.deliver([second])
+        await worker.reaches(second, "sent")
+
+    worker.run(act)
+    row = worker.row(second)
+    assert failing
+    assert (row.attempts_used, bool(row.maybe_duplicate), worker.client.sent) == (1, False, 2)
