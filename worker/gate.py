@@ -11,12 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
+import structlog
+
 from worker.failpoints import reach
 from worker.lanes import Lane
 from worker.limiter import Ask, Limiter
 from worker.platforms import platforms
 from worker.platforms.base import OpensChats
 from worker.resolve import Resolved
+
+_log = structlog.get_logger(__name__)
 
 #: Seconds for which a delivery waits here without a permit; longer waits go into its row.
 #: A broadcast that is paused or cancelled sends for no longer.
@@ -28,6 +32,9 @@ _MOST_WAITING = 512
 _LATE_S = 0.1
 #: Seconds between those that ask again and those that ask along with them.
 _TOGETHER_S = 0.01
+
+#: Seconds until what could not be asked for is tried again.
+_AFTER_DEFECT_S = 10.0
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 
@@ -61,7 +68,13 @@ class Gate:
                 self._let_go(each, limited=False)
         if not asking:
             return
-        permits = await self._limiter.permit([_ask(each) for each in asking])
+        try:
+            permits = await self._limiter.permit([_ask(each) for each in asking])
+        except Exception:  # noqa: BLE001 - whoever asks here is a loop that must not end
+            _log.exception("limiter_raised", deliveries=len(asking))
+            for each in asking:
+                self._later(each, _AFTER_DEFECT_S)
+            return
         reach("after_permit")
         now = time.monotonic()
         for each, permit in zip(asking, permits, strict=True):

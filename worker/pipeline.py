@@ -182,7 +182,7 @@ class Drain:
             reach("after_settle")
         if got.claimed:
             reach("after_claim")
-        self._let_go(each.settlement.id for each in finished)
+        self._let_go((f.settlement.id, f.settlement.attempt) for f in finished)
         self._more = got.more or (self._more and not wanted.anything)
         self._held.update((r.claim.id, _Lease(r.claim.attempt, until)) for r in got.claimed)
         # What was asked for is claimed now, or is ended, not due, or somebody else's.
@@ -201,7 +201,7 @@ class Drain:
             await self._in_database(self._turns.give_back, waiting)
         except SQLAlchemyError as error:
             _log.warning("not_given_back", error=type(error).__name__, deliveries=len(waiting))
-        self._let_go(each.claim.id for each in waiting)
+        self._let_go((each.claim.id, each.claim.attempt) for each in waiting)
 
     def _claims(self) -> bool:
         """Tell whether there is something to claim and room for it."""
@@ -221,9 +221,11 @@ class Drain:
         except TimeoutError:
             pass
 
-    def _let_go(self, ids: Iterable[str]) -> None:
-        for id_ in ids:
-            self._held.pop(id_, None)
+    def _let_go(self, fences: Iterable[tuple[str, int]]) -> None:
+        for id_, attempt in fences:
+            lease = self._held.get(id_)
+            if lease is not None and lease.attempt == attempt:
+                del self._held[id_]
 
     async def _renewer(self) -> None:
         """Keep the leases of what is held, so that a slow platform takes none away."""
@@ -252,8 +254,10 @@ class Drain:
         A process that was frozen finds here that its rows are somebody else's by now.
         """
         lease = self._held.get(claim.id)
-        left = 0.0 if lease is None else lease.until - time.monotonic()
-        return left > self._settings.http_timeout_s
+        if lease is None or lease.attempt != claim.attempt:
+            # It was lost and is maybe claimed anew: that claim is the one to send.
+            return False
+        return lease.until - time.monotonic() > self._settings.http_timeout_s
 
     def _forget(self, ids: Sequence[str]) -> None:
         for id_ in ids:
@@ -331,7 +335,7 @@ class Drain:
                 _log.error(
                     "settle_refused", delivery=each.settlement.id, error=type(refused).__name__
                 )
-            self._let_go([each.settlement.id])
+            self._let_go([(each.settlement.id, each.settlement.attempt)])
         if not finished:
             await asyncio.sleep(_DATABASE_RETRY_S)
 

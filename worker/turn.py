@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from resolvers import IdentityResolverProtocol
 from worker import etiquette, order, outbox, suppress
@@ -78,6 +79,8 @@ class Turns:
         self._lease_ms = int(lease_s * 1000)
         self._rules = rules
         self._connection: Connection | None = None
+        #: What was claimed and could not be used, to be given back with its fences.
+        self._astray: Sequence[tuple[str, int]] = ()
 
     def take(self, finished: Sequence[Finished], wanted: Wanted) -> Got:
         """Settle and mirror what is finished, and claim and resolve what is next.
@@ -89,10 +92,30 @@ class Turns:
             taken, noted, spares = self._commit(finished, wanted, singly=False)
         except MirrorRefusedError:
             taken, noted, spares = self._commit(finished, wanted, singly=True)
+        self._astray = ()
         if not taken.claimed:
             return Got(more=taken.touched >= wanted.limit > 0)
+        more = taken.touched >= min(wanted.limit, MANY)
+        try:
+            return self._prepare(taken.claimed, noted, read_s, spares=spares, more=more)
+        except (OperationalError, InterfaceError) as error:
+            # What is finished is settled by now, and must not be so again.
+            _log.warning("claimed_in_vain", error=type(error).__name__, count=len(taken.claimed))
+            self._astray = [(claim.id, claim.attempt) for claim in taken.claimed]
+            return Got(more=True)
+
+    def _prepare(
+        self,
+        claimed: Sequence[outbox.Claimed],
+        noted: dict[str, Standing],
+        read_s: float,
+        *,
+        spares: bool,
+        more: bool,
+    ) -> Got:
+        """Give what was claimed its place, and spare its person what they should not get now."""
         resolved = resolve(
-            taken.claimed,
+            claimed,
             engine=self._engine,
             resolver=self._resolver,
             print_of=self._print_of,
@@ -103,13 +126,13 @@ class Turns:
             resolved = [
                 suppress.follow(each, noted.get(each.claim.id), self._print_of) for each in resolved
             ]
-        more = taken.touched >= min(wanted.limit, MANY)
         return self._spare(resolved, more=more) if spares else Got(resolved, more)
 
     def _commit(
         self, finished: Sequence[Finished], wanted: Wanted, *, singly: bool
     ) -> tuple[outbox.Taken, dict[str, Standing], bool]:
         with self._transaction() as connection:
+            outbox.give_back(connection, self._astray)
             ids = [*self._settle(connection, finished, singly=singly), *wanted.ids]
             if not wanted.limit or not (ids or wanted.anything):
                 return outbox.Taken([], 0), {}, False

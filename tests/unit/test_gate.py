@@ -135,3 +135,22 @@ def test_all_that_waits_can_be_taken_back() -> None:
         assert gate.claimed_ahead == 0
 
     run(limits, act)
+
+
+def test_a_limiter_that_fails_ends_nothing_and_what_asked_waits_in_its_row() -> None:
+    class Fails(Limits):
+        async def permit(self, asks: Sequence[Ask]) -> list[Permit]:
+            permits = await super().permit(asks)
+            if [ask.chat_id for ask in asks] == ["bad"]:
+                raise ValueError("a defect")
+            return permits
+
+    async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
+        await gate.admit([resolved("bad"), resolved("soon")])
+        assert await taken(gate, 1) == ["soon"]
+        assert [id_ for id_, _ in later] == ["bad"]
+        await gate.admit([resolved("bad")])
+        assert [id_ for id_, _ in later] == ["bad", "bad"]
+
+    again = Permit(granted=False, wait_s=0.02, limited=True)
+    run(Fails({"bad": [again], "soon": [replace(GO, wait_s=0.2)]}), act)
