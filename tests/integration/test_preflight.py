@@ -187,6 +187,7 @@ def test_lines_of_one_person_are_merged_and_plain_chats_stay_what_they_are(
         "telegram:9",
         "telegram:-100#7",
         "telegram@second:8",
+        "telegram:8",
         "matrix:!room:x",
     )
     draft(engine, to="list")
@@ -195,11 +196,11 @@ def test_lines_of_one_person_are_merged_and_plain_chats_stay_what_they_are(
         "alice": ("telegram:1", None),
         "telegram:9": ("telegram:9", None),
         "telegram:-100#7": ("telegram:-100#7", None),
-        "telegram@second:8": ("telegram@second:8", None),
+        "telegram:8": ("telegram@second:8", None),
         "matrix:!room:x": ("matrix:!room:x", None),
     }
     assert found.report is not None
-    assert found.report["duplicates_merged"] == 4
+    assert found.report["duplicates_merged"] == 5
     parts = rows(
         engine, "SELECT platform, account, chat_id, thread_id FROM recipient WHERE n IS NOT NULL"
     )
