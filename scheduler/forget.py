@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
+import orjson
 from sqlalchemy import Connection, Engine, TextClause, bindparam, text
 
 from resolvers import IdentityResolverProtocol
@@ -183,13 +184,17 @@ def _remove(connection: Connection, whom: Person) -> Forgotten:
     to = _TO[connection.dialect.name].format(column="payload")
     rejected = _with_list(f"DELETE FROM rejected WHERE {to} IN :targets", "targets")
     # A broadcast goes on without them: its recipients may have gaps.
-    lists = sum(
-        connection.execute(_with_list(query, "targets"), {"targets": whom.targets}).rowcount
-        for query in (
-            "DELETE FROM audience_member WHERE target IN :targets",
-            "DELETE FROM recipient WHERE person IN :targets OR target IN :targets",
-        )
-    )
+    lists = 0
+    for table, name in (("audience_member", "target"), ("recipient", "person")):
+        # Also by another bot, or in a thread.
+        theirs = [f"{name} IN :targets", "target IN :targets"]
+        values: dict[str, object] = {"targets": whom.targets}
+        for number, (platform, account) in enumerate(whom.accounts):
+            theirs.append(f"(platform = :p{number} AND chat_id = :a{number})")
+            values |= {f"p{number}": platform, f"a{number}": account}
+        query = f"DELETE FROM {table} WHERE {' OR '.join(theirs)}"
+        lists += connection.execute(_with_list(query, "targets"), values).rowcount
+    _take_out_of_reports(connection, whom)
     attributes, tags, opt_outs = people.remove(connection, whom.sessions)
     return Forgotten(
         attributes=attributes,
@@ -199,6 +204,36 @@ def _remove(connection: Connection, whom: Person) -> Forgotten:
         messages=connection.execute(messages, {"keys": whom.sessions}).rowcount,
         rejected=connection.execute(rejected, {"targets": whom.targets}).rowcount,
     )
+
+
+def _take_out_of_reports(connection: Connection, whom: Person) -> None:
+    """Take them out of what preflights found: a report shows some texts with their people."""
+    as_json = connection.dialect.name == "postgresql"
+    change = text(
+        f"UPDATE broadcast SET report = {'CAST(:report AS json)' if as_json else ':report'} "
+        "WHERE id = :id"
+    )
+    rows = connection.execute(
+        text("SELECT id, CAST(report AS text) AS report FROM broadcast WHERE report IS NOT NULL")
+    ).all()
+    theirs, places = set(whom.targets), whom.accounts
+    for row in rows:
+        report = orjson.loads(row.report)
+        kept = {
+            name: [each for each in report.get(name, ()) if not _names(each, theirs, places)]
+            for name in ("sample", "missing_attributes")
+        }
+        if any(len(kept[name]) < len(report.get(name, ())) for name in kept):
+            packed = orjson.dumps({**report, **kept}).decode()
+            connection.execute(change, {"id": row.id, "report": packed})
+
+
+def _names(shown: dict[str, str], theirs: set[str], accounts: Sequence[Account]) -> bool:
+    if not theirs.isdisjoint({shown["person"], shown.get("target", "")}):
+        return True
+    # Of somebody whom no link names, the person is the target: by any bot, in any thread.
+    head, _, chat = shown["person"].partition(":")
+    return (head.partition("@")[0], chat.partition("#")[0]) in accounts
 
 
 def _with_list(statement: str, name: str) -> TextClause:

@@ -176,7 +176,10 @@ def _from_members(members: str, links: str) -> TextClause:
     A line's own place comes first where it names a bot or a thread or nobody is linked to it
     (`own` is 1), and else after everything that is known of the person.
     """
-    name = "CASE WHEN m.target LIKE 'user:%' THEN substr(m.target, 6) ELSE m.target END"
+    # Whoever writes to two bots is one person; a thread is a place of its own.
+    name = """CASE WHEN m.target LIKE 'user:%' THEN substr(m.target, 6)
+        WHEN m.account <> '' AND m.thread_id IS NULL THEN m.platform || ':' || m.chat_id
+        ELSE m.target END"""
     return text(
         f"""
         INSERT INTO wanted

@@ -14,7 +14,9 @@ from sqlalchemy import Connection, Engine, Row, TextClause, text
 
 from scheduler.broadcasts.attributes import values_for
 from scheduler.broadcasts.canary import canary_size
-from scheduler.broadcasts.template import compile_template, fill
+from scheduler.broadcasts.states import BroadcastState
+from scheduler.broadcasts.steer import halt
+from scheduler.broadcasts.template import NotFillable, compile_template, fill
 from worker.database import NOW_MS, reading
 from worker.failpoints import reach
 from worker.intake import body_hash, new_id
@@ -47,8 +49,19 @@ def _last(row: "Row[Any]") -> int:
 def fan_out(engine: Engine, broadcast_id: str, limit: int = CHUNK) -> int:
     """Make deliveries for the next recipients of a running broadcast; give for how many.
 
-    0 when it does not run, everybody has one, or another process is just at it.
+    0 when it does not run, everybody has one, or another process is just at it. One whose
+    template has no text for somebody halts: the others go on.
     """
+    try:
+        return _fan_out(engine, broadcast_id, limit)
+    except NotFillable as error:
+        reason = f"the template has no text for a recipient any more: {error}"
+        with engine.begin() as connection:
+            halt(connection, broadcast_id, BroadcastState.HALTED, reason)
+        return 0
+
+
+def _fan_out(engine: Engine, broadcast_id: str, limit: int) -> int:
     with engine.begin() as connection:
         row = connection.execute(_claim(connection.dialect.name), {"id": broadcast_id}).first()
         if row is None:

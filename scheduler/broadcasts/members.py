@@ -92,6 +92,7 @@ def _csv(path: Path, lines: Iterator[str]) -> Iterator[Member | Broken]:
     reader = csv.reader(lines, strict=True)
     header: list[str] | None = None
     while True:
+        begun = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
@@ -99,7 +100,10 @@ def _csv(path: Path, lines: Iterator[str]) -> Iterator[Member | Broken]:
         except csv.Error as error:
             if header is None:
                 raise Refused(f"{path} is no CSV: {error}; {_FORM}") from None
-            yield Broken(reader.line_num, f"is no CSV: {error}")
+            yield Broken(begun, f"is no CSV: {error}")
+            # A quote that nobody closed has taken other people's lines with it.
+            for line in range(begun + 1, reader.line_num + 1):
+                yield Broken(line, f"is behind a quote that line {begun} opens and does not close")
             continue
         if not any(cell.strip() for cell in cells):
             continue
@@ -181,8 +185,8 @@ def generator(name: str) -> Callable[[], Iterable[object]]:
         sys.path.append(directory)
     try:
         function = getattr(import_module(module_name), function_name)
-    # A user's module may raise anything while it is imported.
-    except Exception as error:
+    # A user's module may raise anything while it is imported, and end the process.
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         raise Refused(f"the generator {name} cannot be imported: {reason}") from error
     if not callable(function) or inspect.iscoroutinefunction(function):
@@ -193,7 +197,7 @@ def generator(name: str) -> Callable[[], Iterable[object]]:
 def _called(name: str, function: Callable[[], Iterable[object]]) -> Iterator[object]:
     try:
         yield from function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         raise Refused(f"the generator {name} failed: {reason}") from error
 

@@ -40,6 +40,7 @@ class Counts:
     Attributes:
         waiting: Held: until the feed lets them go, or for another reason.
         under_way: With the workers, or waiting for another attempt.
+        gone: Of whom nothing is kept any more: forgotten, or past the retention.
     """
 
     waiting: int = 0
@@ -50,6 +51,7 @@ class Counts:
     suppressed: int = 0
     cancelled: int = 0
     expired: int = 0
+    gone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,10 @@ def _all(row: BroadcastRow, state: BroadcastState, by_platform: dict[str, Counts
         for name, n in asdict(counts).items():
             total[name] += n
     without = max(0, row.recipients - sum(total.values()))
-    total["cancelled" if state is BroadcastState.CANCELLED else "waiting"] += without
+    # Whoever has had his turn and has no delivery, has none any more.
+    to_come = min(without, row.recipients - row.fanned_out)
+    total["cancelled" if state is BroadcastState.CANCELLED else "waiting"] += to_come
+    total["gone"] += without - to_come
     return Counts(**total)
 
 

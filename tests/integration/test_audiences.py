@@ -84,6 +84,27 @@ def test_the_rest_of_a_broken_file_is_taken_with_skip_bad(mirrorpost: CommandLin
     assert mirrorpost.rows("audience_member") == 1
 
 
+def test_lines_behind_a_quote_that_nobody_closed_are_counted_too(mirrorpost: CommandLine) -> None:
+    rows = 'target,name\ntelegram:1,Al\ntelegram:2,"Bob\ntelegram:3,Cy\ntelegram:4,Di\n'
+    file = write(mirrorpost, "a.csv", rows)
+    answer = mirrorpost("audience", "create", "c", "--file", file)
+    assert "3 of 4 lines of a.csv" in answer.refusal()
+    assert "line 3: is no CSV" in answer.err
+    assert "line 4: is behind a quote that line 3 opens" in answer.err
+    made = create(mirrorpost, file, "--skip-bad")
+    assert (made["members"], made["unusable"]) == (1, 3)
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(0)\n", "def some():\n    exit(0)\n"])
+def test_a_generator_that_ends_the_process_is_refused(mirrorpost: CommandLine, code: str) -> None:
+    (mirrorpost.folder / "quits.py").write_text(code)
+    made = mirrorpost("audience", "create", "c", "--generator", "quits:some")
+    if made.code == 0:
+        mirrorpost("broadcast", "create", "b", "--audience", "c", "--text", "hi", code=0)
+        made = mirrorpost("broadcast", "preflight", "b")
+    assert "SystemExit" in made.refusal()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [

@@ -121,6 +121,22 @@ def test_a_template_is_filled_for_each(engine: Engine) -> None:
     assert found[0].body_hash == check_delivery(to="telegram:1", text="Hello N1").body_hash
 
 
+def test_a_template_that_fails_after_all_halts_its_broadcast_and_not_the_others(
+    engine: Engine,
+) -> None:
+    crowd(engine, 3)
+    for n in range(1, 4):
+        describe(engine, f"p{n}", name=f"N{n}")
+    id_ = running(engine, body="Hello {{ name }}", templated=True)
+    # As another version of a template engine might see it.
+    execute(engine, "UPDATE broadcast SET body = 'Hello {{ surname }}'")
+    assert fan_out(engine, id_) == 0
+    [found] = rows(engine, "SELECT state, reason, fanned_out FROM broadcast")
+    assert (found.state, found.fanned_out) == ("halted", 0)
+    assert "'surname' is undefined" in found.reason
+    assert rows(engine, "SELECT 1 FROM delivery") == []
+
+
 def test_only_a_canary_is_fanned_out_until_it_is_done(engine: Engine) -> None:
     crowd(engine, 30)
     id_ = running(engine, canary_percent=5.0)

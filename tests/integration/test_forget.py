@@ -10,6 +10,8 @@ from sqlalchemy import Engine, text
 from resolvers import SqlIdentityResolver
 from scheduler import remirror, replay
 from scheduler.broadcasts.fanout import fan_out
+from scheduler.broadcasts.oversee import Overseer
+from scheduler.broadcasts.progress import Counts, progress_of
 from scheduler.broadcasts.start import start
 from scheduler.forget import forget, person, schedules_for
 from scheduler.mirror_repair import MirrorRepair
@@ -247,3 +249,26 @@ def test_no_list_and_no_broadcast_names_them_any_more_and_it_goes_on_without_the
             "telegram:6"
         ]
         assert connection.execute(text("SELECT count(*) FROM audience_member")).scalar() == 1
+
+
+def test_a_line_for_another_bot_and_the_texts_of_a_report_are_forgotten_too(
+    engine: Engine, tmp_path: Path
+) -> None:
+    link(engine, "telegram", "7", "bob")
+    lines = [{"target": t, "name": f"N{n}"} for n, t in enumerate(("telegram@b:5", "telegram:7"))]
+    listed(engine, tmp_path, *lines)
+    draft(engine, to="list", body="Hi {{ name }}", templated=True)
+    made = preflight_of(engine)
+    start(engine, made.name)
+    resolver = SqlIdentityResolver(engine)
+    for name in ("telegram:5", "bob"):
+        assert forget(engine, resolver, person(resolver, name)).lists == 2
+    assert fan_out(engine, made.id) == 2
+    with engine.begin() as connection:
+        for table in ("delivery", "recipient", "audience_member"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 0
+        left = connection.execute(text("SELECT CAST(report AS text) FROM broadcast")).scalar_one()
+    assert "Hi N" not in left
+    Overseer(engine).run()
+    found = progress_of(engine, made.name)
+    assert (found.state, found.counts, found.ended) == ("done", Counts(gone=2), 2)

@@ -103,6 +103,39 @@ def test_up_twice_keeps_what_is_stored(engine: Engine) -> None:
         assert connection.execute(text("SELECT count(*) FROM identity_link")).scalar() == 1
 
 
+def test_deliveries_survive_people_and_broadcasts_there_and_back(engine: Engine) -> None:
+    def store(id_: str, columns: str = "", values: str = "") -> None:
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO delivery (id, body_hash, target, platform, account, text, silent, "
+                    "source, lane, policy, state, due_ms, created_ms, attempt, attempts_used, "
+                    f"maybe_duplicate{columns}) VALUES ('{id_}', 'h', 'telegram:1', 'telegram', "
+                    "'', 'hi', false, '', 'reply', 'resend', 'queued', 1, 1, 0, 0, false"
+                    f"{values})"
+                )
+            )
+
+    migrate(engine)
+    downgrade(engine, "0002")
+    store("old")
+    migrate(engine)
+    store("new", ", topic, broadcast_id", ", 'offers', 'b'")
+    store("edit", ", action, refers_to", ", 'edit', 'old'")
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT topic, action FROM delivery WHERE id = 'old'"))
+        assert found.one() == ("", "send")
+    downgrade(engine, "0002")
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT id, state FROM delivery"))
+        # What the older code would take for a message of its own does not go out.
+        assert {row.id: row.state for row in found} == {
+            "old": "queued",
+            "new": "queued",
+            "edit": "cancelled",
+        }
+
+
 def test_processes_that_migrate_at_once_do_not_disturb_each_other(database_url: str) -> None:
     processes = [
         subprocess.Popen(

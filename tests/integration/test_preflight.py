@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from scheduler.broadcasts.audiences import Kind
 from scheduler.broadcasts.preflight import preflight
 from scheduler.broadcasts.start import start
 from scheduler.broadcasts.states import BroadcastState
+from scheduler.broadcasts.template import NotFillable, compile_template, fill
 from tests.broadcasts import (
     audience,
     check,
@@ -185,6 +187,7 @@ def test_lines_of_one_person_are_merged_and_plain_chats_stay_what_they_are(
         "telegram:9",
         "telegram:-100#7",
         "telegram@second:8",
+        "telegram:8",
         "matrix:!room:x",
     )
     draft(engine, to="list")
@@ -193,11 +196,11 @@ def test_lines_of_one_person_are_merged_and_plain_chats_stay_what_they_are(
         "alice": ("telegram:1", None),
         "telegram:9": ("telegram:9", None),
         "telegram:-100#7": ("telegram:-100#7", None),
-        "telegram@second:8": ("telegram@second:8", None),
+        "telegram:8": ("telegram@second:8", None),
         "matrix:!room:x": ("matrix:!room:x", None),
     }
     assert found.report is not None
-    assert found.report["duplicates_merged"] == 4
+    assert found.report["duplicates_merged"] == 5
     parts = rows(
         engine, "SELECT platform, account, chat_id, thread_id FROM recipient WHERE n IS NOT NULL"
     )
@@ -460,6 +463,53 @@ def test_a_name_is_taken_once(engine: Engine) -> None:
     draft(engine)
     with pytest.raises(Refused, match="there is a broadcast 'spring' already"):
         draft(engine)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{{ 'x' * 10**9 }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{% for i in range(999) %}{% for j in range(999) %}{% endfor %}{% endfor %}",
+        "{% set n = namespace(s='xx') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}"
+        "{% endfor %}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+        "{{ m(60) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ 'x'.ljust(10**9) }}",
+    ],
+)
+def test_a_template_takes_neither_long_nor_much(body: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(NotFillable):
+        fill(compile_template(body), {"name": "Al"})
+    assert time.monotonic() - begun < 1
+
+
+def test_what_a_template_is_for_fits_into_its_bounds() -> None:
+    body = (
+        "Hi {{ name ~ '!' }} {% for i in items %}{{ loop.index }}/{{ loop.length }} {{ i }}"
+        "{{ ', ' if not loop.last }}{% endfor %} {{ items|join('-') }} {{ 3 * 4 + 7 % 4 }} "
+        "{{ name|replace('A', 'E') }}"
+    )
+    values = {"name": "Al", "items": ["a", "b"]}
+    assert fill(compile_template(body), values) == "Hi Al! 1/2 a, 2/2 b a-b 15 El"
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("{% for i in [1] %}" * 30 + "x" + "{% endfor %}" * 30, "nested"),
+        ("{{ " + "(" * 3_000 + "1" + ")" * 3_000 + " }}", "recursion"),
+        ("{{ f(a=1, a=2) }}", "repeated"),
+        ("hi\n{% include 'other' %}", "line 2: there are no other templates"),
+    ],
+)
+def test_a_template_that_python_does_not_take_is_refused(body: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        compile_template(body)
 
 
 def test_a_template_cannot_reach_beyond_its_attributes(engine: Engine) -> None:

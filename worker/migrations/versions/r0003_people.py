@@ -71,6 +71,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # The older code would send an edit or a retraction as a message of its own.
+    op.execute(
+        "UPDATE delivery SET state = 'cancelled', ended_ms = created_ms WHERE action <> 'send' "
+        "AND state IN ('scheduled', 'queued', 'sending', 'retrying', 'held')"
+    )
     op.drop_table("opt_out")
     op.drop_index("ix_person_tag_user", "person_tag")
     op.drop_table("person_tag")
