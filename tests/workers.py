@@ -183,21 +183,6 @@ class Site:
         log = self.folder / f"{name}-{self._started}.log"
         return Running(spawn([sys.executable, *command], log=log, env=env, cwd=self.cwd), log)
 
-    def command(self, *arguments: str) -> str:
-        """Call `mirrorpost`; give what it printed."""
-        code = "from scheduler.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            env=self.env,
-            cwd=self.cwd,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     def enqueue(self, to: str, text: str, **fields: object) -> str:
         """Call `scheduler.enqueue` in the producer's process; give the delivery's id."""
         return self._call("enqueue", {"to": to, "text": text, **fields})[0]

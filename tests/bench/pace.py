@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from statistics import quantiles
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+from scheduler.broadcasts import audiences, drafts
+from scheduler.broadcasts.preflight import preflight
+from scheduler.broadcasts.start import start
 from tests.bench.machine import describe
 from tests.processes import remove_folder, short_folder
 from tests.servers import PostgresServer, RedisServer, empty_database
@@ -100,17 +102,17 @@ def _site() -> Iterator[tuple[Site, list[Running]]]:
         yield site, running
 
 
-def _start(site: Site, audience: Audience, folder: Path) -> None:
+def _prepare(site: Site, audience: Audience) -> list[str]:
+    """Make checked broadcasts; give their names."""
     name = audience.bot.replace("@", "-")
-    file = folder / f"{name}.csv"
+    file = site.folder / f"{name}.csv"
     file.write_text("target\n" + "\n".join(audience.targets) + "\n")
-    site.command("audience", "create", name, "--file", str(file))
-    for n in range(audience.broadcasts):
-        named = f"{name}-{n}"
-        site.command("broadcast", "create", named, "--audience", name, "--text", f"to all {n}")
-        site.command("broadcast", "preflight", named)
-    for n in range(audience.broadcasts):
-        site.command("broadcast", "start", f"{name}-{n}")
+    audiences.create_list(site.engine, name, file, skip_bad=False, advance=lambda _: None)
+    names = [f"{name}-{n}" for n in range(audience.broadcasts)]
+    for n, each in enumerate(names):
+        drafts.create(site.engine, each, audience=name, body=f"to all {n}")
+        preflight(site.engine, site.resolver, each)
+    return names
 
 
 def _sent(site: Site) -> int:
@@ -118,15 +120,16 @@ def _sent(site: Site) -> int:
 
 
 def _run(
-    audiences: list[Audience],
+    asking: list[Audience],
     say: Callable[[str], None],
     *,
     halfway: Callable[[list[Running], Site], None] | None = None,
 ) -> list[Kept]:
     with _site() as (site, running):
-        asked = sum(a.chats * a.broadcasts for a in audiences)
-        for audience in audiences:
-            _start(site, audience, site.folder)
+        asked = sum(a.chats * a.broadcasts for a in asking)
+        prepared = [name for audience in asking for name in _prepare(site, audience)]
+        for name in prepared:
+            start(site.engine, name)
         before = _cpu(running)
         if halfway is not None:
             wait_until(lambda: _sent(site) >= asked // 2, _LIMIT_S)
@@ -136,7 +139,7 @@ def _run(
             say(f"{sent:,} of {asked:,} sent")
             time.sleep(2.0)
         cpu_ms = (_cpu(running) - before) * 1000 / asked
-        return [_kept(site, audience, cpu_ms) for audience in audiences]
+        return [_kept(site, audience, cpu_ms) for audience in asking]
 
 
 def _cpu(running: list[Running]) -> float:
@@ -197,12 +200,12 @@ def five_bots(say: Callable[[str], None]) -> list[Kept]:
     """Let five bots of three platforms send at once, each as long as the others."""
     return _run(
         [
-            Audience("telegram", 2_700, 1, 30.0),
-            Audience("telegram@second", 2_700, 1, 30.0),
-            Audience("discord", 900, 5, 50.0),
-            Audience("discord@second", 900, 5, 50.0),
+            Audience("telegram", 2_900, 1, 30.0),
+            Audience("telegram@second", 2_900, 1, 30.0),
+            Audience("discord", 960, 5, 50.0),
+            Audience("discord@second", 960, 5, 50.0),
             # One message a second in each of its channels.
-            Audience("slack", 20, 90, 20.0),
+            Audience("slack", 20, 98, 20.0),
         ],
         say,
     )
@@ -221,7 +224,8 @@ class Passed:
 def lanes(say: Callable[[str], None]) -> list[Passed]:
     """Measure replies and reminders while a broadcast to 100,000 runs on their bot."""
     with _site() as (site, _running):
-        _start(site, Audience("telegram", 100_000, 1, 30.0), site.folder)
+        for name in _prepare(site, Audience("telegram", 100_000, 1, 30.0)):
+            start(site.engine, name)
         wait_until(lambda: _sent(site) > 100, _LIMIT_S)
         ids: dict[str, list[str]] = {"reply": [], "reminder": []}
         for n in range(200):
