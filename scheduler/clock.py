@@ -35,6 +35,7 @@ from scheduler.order_sweep import sweep_order
 from scheduler.relay import relay
 from scheduler.republish import republish
 from scheduler.retention import Retention
+from scheduler.steps import Steps
 
 _log = structlog.get_logger(__name__)
 
@@ -214,7 +215,8 @@ def firing(engine: Engine, clock: DatabaseClock) -> Pass:
 
 def relaying(engine: Engine, clock: DatabaseClock) -> Pass:
     """Give the pass that publishes what is due, lost or unpublished."""
-    return Pass("relay", lambda: clock.seconds_until(relay(engine)))
+    steps = Steps()
+    return Pass("relay", lambda: clock.seconds_until(relay(engine, steps)))
 
 
 def fanning_out(engine: Engine) -> Pass:

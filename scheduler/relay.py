@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import Engine
 
 from scheduler.publish import publish
+from scheduler.steps import Steps
 from worker.database import reading
 from worker.due import (
     BATCH,
@@ -27,30 +28,39 @@ from worker.settings import settings
 _log = structlog.get_logger(__name__)
 
 
-def relay(engine: Engine) -> int | None:
-    """Publish what is due; give the next due time in epoch milliseconds, `None` for none known."""
+def relay(engine: Engine, steps: Steps | None = None) -> int | None:
+    """Publish what is due; give the next due time in epoch milliseconds, `None` for none known.
+
+    Args:
+        steps: Notices a clock that was set, after which leases are not trusted for a while.
+    """
     with reading(engine) as connection:
         duty = next_duty(connection)
+    rescues = steps is None or steps.is_steady(duty.now_ms, settings().lease_s)
     if duty.next_ms is None or duty.next_ms > duty.now_ms:
         return duty.next_ms
     found = BATCH
     while found >= BATCH:
-        found = _pass(engine)
+        found = _pass(engine, rescues=rescues)
     with reading(engine) as connection:
         return next_duty(connection).next_ms
 
 
-def _pass(engine: Engine) -> int:
+def _pass(engine: Engine, *, rescues: bool) -> int:
     can = {name: p.capability.dedup for name, p in platforms().items()}
     keyed = [name for name, dedup in can.items() if dedup is Dedup.KEY]
     asked = [name for name, dedup in can.items() if dedup is Dedup.ASK]
     with engine.begin() as connection:
         expired = expire(connection)
-        rescued = rescue(
-            connection,
-            keyed=keyed,
-            asked=asked,
-            min_age_ms=int(settings().dead_letter_age_h * 3_600_000),
+        rescued = (
+            rescue(
+                connection,
+                keyed=keyed,
+                asked=asked,
+                min_age_ms=int(settings().dead_letter_age_h * 3_600_000),
+            )
+            if rescues
+            else []
         )
         unpublished = queue_unpublished(connection)
         due = queue_due(connection)
