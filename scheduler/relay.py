@@ -41,12 +41,12 @@ def relay(engine: Engine, steps: Steps | None = None) -> int | None:
         return duty.next_ms
     found = BATCH
     while found >= BATCH:
-        found = _pass(engine, rescues=rescues)
+        found = _pass(engine, duty.now_ms if rescues else None)
     with reading(engine) as connection:
         return next_duty(connection).next_ms
 
 
-def _pass(engine: Engine, *, rescues: bool) -> int:
+def _pass(engine: Engine, rescues_at_ms: int | None) -> int:
     can = {name: p.capability.dedup for name, p in platforms().items()}
     keyed = [name for name, dedup in can.items() if dedup is Dedup.KEY]
     asked = [name for name, dedup in can.items() if dedup is Dedup.ASK]
@@ -58,8 +58,10 @@ def _pass(engine: Engine, *, rescues: bool) -> int:
                 keyed=keyed,
                 asked=asked,
                 min_age_ms=int(settings().dead_letter_age_h * 3_600_000),
+                # Not by the time of this moment: the clock may have been set since it was read.
+                at_ms=rescues_at_ms,
             )
-            if rescues
+            if rescues_at_ms is not None
             else []
         )
         unpublished = queue_unpublished(connection)

@@ -175,6 +175,7 @@ def rescue(
     keyed: Sequence[str],
     asked: Sequence[str],
     min_age_ms: int = 0,
+    at_ms: int | None = None,
 ) -> list[ToPublish]:
     """Take up deliveries whose worker is gone: its lease ran out and nobody settled.
 
@@ -187,6 +188,7 @@ def rescue(
 
     Args:
         min_age_ms: Milliseconds since the first claim for which none is given up.
+        at_ms: The database's time by which a lease has run out; now where not given.
     """
     dialect = connection.dialect.name
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
@@ -195,7 +197,7 @@ def rescue(
     safe = (
         f"(action <> 'send' OR COALESCE(platform IN ({', '.join(f':{n}' for n in names)}), false))"
     )
-    values: dict[str, object] = {**names, "min_age_ms": min_age_ms}
+    values: dict[str, object] = {**names, "min_age_ms": min_age_ms, "at_ms": at_ms}
     rows = connection.execute(_rescue(dialect, safe, lock), values).all()
     if rows:
         connection.execute(
@@ -244,7 +246,8 @@ def _rescue(dialect: str, safe: str, lock: str) -> TextClause:
           error_kind = 'ambiguous', error_text = 'the worker ended while it was sending',
           lease_until_ms = NULL, owner = NULL
         WHERE id IN (
-          SELECT id FROM delivery WHERE state = 'sending' AND lease_until_ms < {now}
+          SELECT id FROM delivery WHERE state = 'sending'
+            AND lease_until_ms < COALESCE(CAST(:at_ms AS BIGINT), {now})
           LIMIT {BATCH} {lock})
         RETURNING id, lane, state, attempt, order_key, ended_ms
         """

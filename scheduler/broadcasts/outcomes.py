@@ -24,6 +24,8 @@ MAX_OPTED_OUT = 0.10
 MAX_LIMITED = 0.05
 #: Outcomes before which a share says nothing.
 AT_LEAST = 20
+#: Attempts before which their share says nothing: two that bunch up at a start are no ban.
+AT_LEAST_ATTEMPTS = 100
 #: Milliseconds over which answers that say to slow down are counted.
 _LATELY_MS = 60_000
 
@@ -124,15 +126,22 @@ def judge(found: Outcomes, attempts: Attempts, *, at_least: int = AT_LEAST) -> s
     """Give the reason to halt a broadcast in words, `None` when it may go on.
 
     Args:
-        at_least: Outcomes, or attempts, before which a share says nothing.
+        at_least: Outcomes before which a share says nothing.
     """
     bad = found.failed + found.unknown
-    for count, of, most, words in (
-        (bad, found.ended, MAX_FAILED, "failed"),
-        (found.blocked, found.ended, MAX_BLOCKED, "have blocked the bot or are gone"),
-        (found.opted_out, found.sent, MAX_OPTED_OUT, "opted out"),
-        (attempts.limited, attempts.made, MAX_LIMITED, "attempts were told to slow down"),
+    enough = max(1, at_least)
+    for count, of, least, most, words in (
+        (bad, found.ended, enough, MAX_FAILED, "failed"),
+        (found.blocked, found.ended, enough, MAX_BLOCKED, "have blocked the bot or are gone"),
+        (found.opted_out, found.sent, enough, MAX_OPTED_OUT, "opted out"),
+        (
+            attempts.limited,
+            attempts.made,
+            AT_LEAST_ATTEMPTS,
+            MAX_LIMITED,
+            "attempts were told to slow down",
+        ),
     ):
-        if of >= max(1, at_least) and count > of * most:
+        if of >= least and count > of * most:
             return f"{count} of {of} {words}, {count / of:.0%}: over {most:.0%}"
     return None

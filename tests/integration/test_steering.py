@@ -250,10 +250,10 @@ def test_it_halts_when_too_many_opt_out_because_of_it(engine: Engine) -> None:
 
 
 def test_it_halts_when_the_platform_says_too_often_to_slow_down(engine: Engine) -> None:
-    id_ = make(engine, telegram(100))
+    id_ = make(engine, telegram(200))
     feed(engine)
-    end(engine, id_, "sent", 28)
-    end(engine, id_, "retrying", 2)
+    end(engine, id_, "sent", 94)
+    end(engine, id_, "retrying", 6)
     with engine.begin() as connection:
         now = NOW_MS[engine.dialect.name]
         connection.execute(
@@ -266,7 +266,7 @@ def test_it_halts_when_the_platform_says_too_often_to_slow_down(engine: Engine) 
     oversee(engine)
     row = stored(engine, id_)
     assert row.state == "halted"
-    assert row.reason == "2 of 30 attempts were told to slow down, 7%: over 5%"
+    assert row.reason == "6 of 100 attempts were told to slow down, 6%: over 5%"
     steer.resume(engine, "news")
     oversee(engine)
     assert stored(engine, id_).state == "running"
