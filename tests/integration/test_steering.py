@@ -97,9 +97,9 @@ def test_a_cancel_that_was_interrupted_lets_nothing_go_and_is_finished_by_the_sc
     id_ = make(engine, telegram(145))
     feed(engine)
     next(steer.cancel(engine, "news"))
-    assert states(engine, id_) == {"cancelled": 118, "held": 27}
+    assert states(engine, id_) == {"cancelled": 119, "held": 26}
     feed(engine)
-    assert states(engine, id_)["held"] == 27
+    assert states(engine, id_)["held"] == 26
     oversee(engine)
     assert states(engine, id_) == {"cancelled": 145}
     assert stored(engine, id_).ended_ms is not None
@@ -285,7 +285,11 @@ def test_every_state_of_a_broadcast_has_its_words() -> None:
 def test_a_pause_and_a_cancel_act_while_workers_send(
     request: pytest.FixtureRequest, database: str
 ) -> None:
-    with running_site(request, database) as site, site.worker(), site.scheduler():
+    with (
+        running_site(request, database, limits=True) as site,
+        site.worker(),
+        site.scheduler(),
+    ):
         site.sandbox.fault("telegram", None, "slow", seconds=1.0)
         id_ = make(site.engine, telegram(600))
         wait_until(lambda: states(site.engine, id_).get("sent", 0) > 20, 30, "it to run")
