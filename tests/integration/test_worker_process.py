@@ -138,6 +138,8 @@ def test_a_worker_that_is_asked_to_stop_gives_back_what_it_has_not_begun(site: S
 
 def test_what_expires_while_no_worker_runs_is_not_sent(small_site: Site) -> None:
     site = small_site
+    # The producer's process takes its time to start.
+    site.enqueue("telegram:6002", "it runs")
     soon = time.time() + 1
     at = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(soon + 1))
     late = site.enqueue("telegram:6001", "too late", expires=at)
