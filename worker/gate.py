@@ -10,6 +10,7 @@ import heapq
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import inf
 
 import structlog
 
@@ -27,9 +28,6 @@ _log = structlog.get_logger(__name__)
 _LONGEST_WAIT_S = 1.5
 #: Deliveries that wait here without a permit.
 _MOST_WAITING = 512
-#: Seconds by which a permit may be used late: those of a pace that stood still would leave all
-#: at once, and more of them than the platform takes.
-_LATE_S = 0.1
 #: Seconds between those that ask again and those that ask along with them.
 _TOGETHER_S = 0.01
 
@@ -49,8 +47,8 @@ class Gate:
         self._ready: asyncio.PriorityQueue[tuple[int, float, int, Resolved]] = (
             asyncio.PriorityQueue()
         )
-        #: When, a tie-breaker, whether with a permit, and what.
-        self._waiting: list[tuple[float, int, bool, Resolved]] = []
+        #: When, a tie-breaker, for how long its permit is good then, and what.
+        self._waiting: list[tuple[float, int, float | None, Resolved]] = []
         self._granted = 0
         self._numbers = count()
         self._bell = asyncio.Event()
@@ -65,7 +63,7 @@ class Gate:
         asking = [each for each in resolved if _asks(each)]
         for each in resolved:
             if not _asks(each):
-                self._let_go(each, limited=False)
+                self._let_go(each, inf)
         if not asking:
             return
         try:
@@ -79,12 +77,13 @@ class Gate:
         now = time.monotonic()
         for each, permit in zip(asking, permits, strict=True):
             if permit.granted and permit.wait_s <= 0:
-                self._let_go(each, limited=permit.limited)
+                self._let_go(each, now + permit.good_s)
             elif permit.granted or (
                 permit.wait_s <= _LONGEST_WAIT_S
                 and len(self._waiting) - self._granted < _MOST_WAITING
             ):
-                self._wait(each, now + permit.wait_s, granted=permit.granted)
+                good_s = permit.good_s if permit.granted else None
+                self._wait(each, now + permit.wait_s, good_s)
             else:
                 self._later(each, permit.wait_s)
 
@@ -118,29 +117,29 @@ class Gate:
     async def _wake(self, now: float) -> None:
         asking = []
         while self._waiting:
-            until, _, granted, resolved = self._waiting[0]
-            if until > now + (0 if granted else _TOGETHER_S):
+            at, _, good_s, resolved = self._waiting[0]
+            if at > now + (_TOGETHER_S if good_s is None else 0):
                 break
             heapq.heappop(self._waiting)
-            if granted:
-                self._granted -= 1
-                self._let_go(resolved, limited=True)
-            else:
+            if good_s is None:
                 asking.append(resolved)
+            else:
+                self._granted -= 1
+                self._let_go(resolved, at + good_s)
         if asking:
             await self.admit(asking)
 
-    def _wait(self, resolved: Resolved, until: float, *, granted: bool) -> None:
-        self._granted += granted
-        heapq.heappush(self._waiting, (until, next(self._numbers), granted, resolved))
-        if self._waiting[0][0] == until:
+    def _wait(self, resolved: Resolved, at: float, good_s: float | None) -> None:
+        """Wait until `at`, with a permit that is good from then on, or to ask for one."""
+        self._granted += good_s is not None
+        heapq.heappush(self._waiting, (at, next(self._numbers), good_s, resolved))
+        if self._waiting[0][0] == at:
             self._bell.set()
 
-    def _let_go(self, resolved: Resolved, *, limited: bool) -> None:
+    def _let_go(self, resolved: Resolved, good_until: float) -> None:
         # In its lane what is under a limit goes first: its permit is not good for long.
-        rank = 2 * _RANK[Lane(resolved.claim.lane)] + (not limited)
-        until = time.monotonic() + _LATE_S if limited else float("inf")
-        self._ready.put_nowait((rank, until, next(self._numbers), resolved))
+        rank = 2 * _RANK[Lane(resolved.claim.lane)] + (good_until == inf)
+        self._ready.put_nowait((rank, good_until, next(self._numbers), resolved))
 
 
 def _asks(resolved: Resolved) -> bool:

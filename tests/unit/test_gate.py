@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-
-import pytest
+from math import inf
 
 from resolvers import SessionContext
-from worker import gate as gate_module
 from worker.gate import Gate
 from worker.lanes import Lane
 from worker.limiter import Ask, Permit
@@ -15,8 +13,8 @@ from worker.outbox import Claimed
 from worker.resolve import Resolved
 from worker.verdict import Place
 
-GO = Permit(granted=True, wait_s=0.0, limited=True)
-FREE = Permit(granted=True, wait_s=0.0, limited=False)
+GO = Permit(granted=True, wait_s=0.0, good_s=0.1)
+FREE = Permit(granted=True, wait_s=0.0, good_s=inf)
 
 
 @dataclass
@@ -84,8 +82,8 @@ def test_what_may_go_soon_waits_here_and_what_has_to_wait_longer_in_its_row() ->
     limits = Limits(
         {
             "soon": [replace(GO, wait_s=0.05)],
-            "again": [Permit(granted=False, wait_s=0.1, limited=True), GO],
-            "long": [Permit(granted=False, wait_s=9.0, limited=True)],
+            "again": [Permit(granted=False, wait_s=0.1, good_s=0.1), GO],
+            "long": [Permit(granted=False, wait_s=9.0, good_s=0.1)],
         }
     )
 
@@ -98,11 +96,8 @@ def test_what_may_go_soon_waits_here_and_what_has_to_wait_longer_in_its_row() ->
     assert limits.asked == [["again", "long", "soon", "now"], ["again"]]
 
 
-def test_a_permit_that_comes_to_be_used_late_is_asked_for_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(gate_module, "_LATE_S", 0.02)
-    limits = Limits({"free": [FREE]})
+def test_a_permit_that_comes_to_be_used_late_is_asked_for_anew() -> None:
+    limits = Limits({"1": [replace(GO, good_s=0.02), GO], "free": [FREE]})
 
     async def act(gate: Gate, _: object) -> None:
         await gate.admit([resolved("1"), resolved("free")])
@@ -152,5 +147,5 @@ def test_a_limiter_that_fails_ends_nothing_and_what_asked_waits_in_its_row() -> 
         await gate.admit([resolved("bad")])
         assert [id_ for id_, _ in later] == ["bad", "bad"]
 
-    again = Permit(granted=False, wait_s=0.02, limited=True)
+    again = Permit(granted=False, wait_s=0.02, good_s=0.1)
     run(Fails({"bad": [again], "soon": [replace(GO, wait_s=0.2)]}), act)

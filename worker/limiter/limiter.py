@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import orjson
@@ -53,12 +54,12 @@ class Permit:
     Attributes:
         granted: It may go after `wait_s`; else it asks again then.
         wait_s: Seconds from now.
-        limited: It is under a limit, so a permit that is used late helps to break one.
+        good_s: Seconds for which it is good after that; infinite where no limit is.
     """
 
     granted: bool
     wait_s: float
-    limited: bool
+    good_s: float
 
 
 class Limiter:
@@ -90,8 +91,8 @@ class Limiter:
             _log.warning("limiter_unreachable", error=type(error).__name__, deliveries=len(asks))
             waits = self._without_redis(asked)
         return [
-            Permit(wait >= 0, abs(wait) / 1000, limited)
-            for wait, limited in zip(waits, asked.limited, strict=True)
+            Permit(wait >= 0, abs(wait) / 1000, good_s)
+            for wait, good_s in zip(waits, asked.good_s, strict=True)
         ]
 
     async def _in_redis(self, asked: Batch) -> list[float]:
@@ -109,8 +110,8 @@ class Limiter:
         pauses = [[*row[:3], *row[-4:]] for row in asked.rows]
         waits = self._share.ask(now, replace(asked, rows=pauses))
         return [
-            min(away, -abs(wait)) if limited else wait
-            for wait, limited in zip(waits, asked.limited, strict=True)
+            min(away, -abs(wait)) if isfinite(good_s) else wait
+            for wait, good_s in zip(waits, asked.good_s, strict=True)
         ]
 
     async def pause(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 
 from worker.errors import Misconfigured
 from worker.lanes import Lane
@@ -26,6 +27,9 @@ HORIZON_MS = 250.0
 FURTHER = {Lane.REPLY: 6, Lane.REMINDER: 4, Lane.CRON: 2, Lane.BROADCAST: 0}
 #: Milliseconds; a slow pace lets nobody reserve further ahead.
 FURTHEST_MS = 1500.0
+#: Seconds by which a permit may be used late: those of a pace that stood still would leave all
+#: at once, and more of them than the platform takes.
+GOOD_S = 0.1
 #: Which share of the burst that a scope allows each lane may use: broadcasts to make up for a
 #: moment in which nobody asked.
 SLACK = {Lane.REPLY: 1.0, Lane.REMINDER: 0.8, Lane.CRON: 0.5, Lane.BROADCAST: 0.25}
@@ -88,13 +92,13 @@ class Batch:
     """What is asked at once.
 
     Attributes:
-        limited: Of each message whether it is under any limit.
+        good_s: For how many seconds a permit of each is good; infinite where no limit is.
     """
 
     keys: list[str]
     specs: list[Spec]
     rows: list[Row]
-    limited: list[bool]
+    good_s: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +166,13 @@ class _Plan:
 
     Attributes:
         ahead_ms: Milliseconds ahead for which they may have a permit.
+        good_s: Seconds for which a permit is good: where no burst is allowed, until the next.
         keeps_line: Those that wait come again one after the other, and not all at once.
         of_chat: What follows the chat in a key, the limit, and whether it is for groups alone.
     """
 
     ahead_ms: float
+    good_s: float
     slack: float
     scopes: tuple[tuple[str, Spec], ...]
     keeps_line: bool
@@ -182,16 +188,19 @@ def _plan(platform: str, account: str, lane: Lane) -> _Plan:
     capability = adapter.capability if adapter and bot.limited else None
     key = f"{_PREFIX}{platform}@{account}"
     scopes: list[tuple[str, Spec]] = []
-    ahead_ms = HORIZON_MS
+    ahead_ms, good_s = HORIZON_MS, GOOD_S
     if bot.per_s is not None:
         pace_ms = 1000 / (bot.per_s * HEADROOM)
         ahead_ms = min(HORIZON_MS + FURTHER[lane] * pace_ms, FURTHEST_MS)
         scopes.append((key, Paced(pace_ms, pace_ms * (bot.burst - 1))))
+        if bot.burst == 1:
+            good_s = min(GOOD_S, pace_ms / 1000)
         if lane is Lane.BROADCAST:
             own_ms = pace_ms / BROADCAST_SHARE
             scopes.append((f"{key}#broadcast", Paced(own_ms, own_ms * (bot.burst - 1))))
     return _Plan(
         ahead_ms=ahead_ms,
+        good_s=good_s,
         slack=SLACK[lane],
         scopes=tuple(scopes),
         keeps_line=lane is Lane.BROADCAST,
@@ -215,7 +224,7 @@ def batch(asks: Iterable[Ask], learned: Mapping[str, Windowed]) -> Batch:
     places: dict[str, int] = {}
     specs: list[Spec] = []
     rows: list[Row] = []
-    limited: list[bool] = []
+    good_s: list[float] = []
 
     def place(key: str, spec: Spec) -> int:
         found = places.get(key)
@@ -235,10 +244,10 @@ def batch(asks: Iterable[Ask], learned: Mapping[str, Windowed]) -> Batch:
                 continue
             key = f"{plan.chat}:{chat_id}{suffix}"
             row += place(key, learned.get(key, spec) if learned else spec), 1
-        limited.append(len(row) > _EMPTY)
+        good_s.append(plan.good_s if len(row) > _EMPTY else inf)
         row += place(plan.paused, paused), 1, place(f"{plan.paused}:{chat_id}", paused), 1
         rows.append(row)
-    return Batch(list(places), specs, rows, limited)
+    return Batch(list(places), specs, rows, good_s)
 
 
 def _spec(limit: Limit) -> Spec:

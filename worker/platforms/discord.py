@@ -73,7 +73,7 @@ class Discord:
         # topics/rate-limits.mdx: 50 requests a second of a bot, counted in windows that open
         # with the first, so two that bunch up on their way must not be too many. A channel's is
         # observed and goes by the headers.
-        limits=(Pace(Counts.BOT, 49.3), Window(Counts.CHAT, 5, 5.0)),
+        limits=(Pace(Counts.BOT, 49.6), Window(Counts.CHAT, 5, 5.0)),
         tells_limits=True,
         silent=True,
     )
