@@ -82,7 +82,12 @@ FAULTS: dict[str, Fault] = {
         _at("in_relay", "scheduler", most=2),
         _at("after_publish", "scheduler", most=2),
         _at("in_feed", "scheduler", most=2, changes=with_broadcast),
-        Fault("kill-worker-in-broadcast", kills.kill_workers, changes=with_broadcast),
+        Fault(
+            "kill-worker-in-broadcast",
+            kills.kill_workers,
+            kills.feed_slowly,
+            with_broadcast,
+        ),
         Fault(
             "poison",
             kills.poison,

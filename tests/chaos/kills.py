@@ -51,10 +51,17 @@ def freeze_worker(run: Run) -> None:
     run.supervisor.thaw(name)
 
 
+def feed_slowly(run: Run) -> None:
+    """Let a broadcast be fed in turns: only who feeds goes by a pace, no sender waits for one."""
+    run.set_variables("scheduler", {"MIRRORPOST_LIMIT_TELEGRAM": "15/s"})
+
+
 def at(name: str, role: str, *, most: int) -> tuple[Act, Act]:
     """Give how processes of a role are killed at one fail-point, and how that is prepared."""
 
     def prepare(run: Run) -> None:
+        if name == "in_feed":
+            feed_slowly(run)
         every = run.rng.randint(1, most)
         run.set_variables(role, {"MIRRORPOST_FAILPOINT": f"{name}:kill:{every}"})
         run.note = f"(every {every} times)"

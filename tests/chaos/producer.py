@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from scheduler import broadcast, enqueue, schedule
-from tests import broadcasts
+from tests import running_broadcasts
 from worker.database import engine
 from worker.errors import Refused
 from worker.failpoints import FailpointError
@@ -60,7 +60,7 @@ def _schedule(fields: Fields) -> None:
 
 def _running_broadcast(fields: Fields) -> None:
     database = engine(settings().database)
-    broadcasts.make(database, fields["to"], text_=fields["text"])
+    running_broadcasts.make(database, fields["to"], text_=fields["text"])
     database.dispose()
 
 
