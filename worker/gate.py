@@ -50,13 +50,28 @@ class Gate:
         #: When, a tie-breaker, for how long its permit is good then, and what.
         self._waiting: list[tuple[float, int, float | None, Resolved]] = []
         self._granted = 0
+        self._asking = 0
+        self._admitting: set[asyncio.Task[None]] = set()
         self._numbers = count()
         self._bell = asyncio.Event()
 
     @property
     def claimed_ahead(self) -> int:
-        """Give how many can go, now or at their time."""
-        return self._ready.qsize() + self._granted
+        """Give how many can go, now or at their time, or are just asking."""
+        return self._ready.qsize() + self._granted + self._asking
+
+    def admit_soon(self, resolved: Sequence[Resolved]) -> None:
+        """Do as `admit`, beside what the caller goes on to do."""
+        self._asking += len(resolved)
+        task = asyncio.create_task(self._admit_counted(resolved))
+        self._admitting.add(task)
+        task.add_done_callback(self._admitting.discard)
+
+    async def _admit_counted(self, resolved: Sequence[Resolved]) -> None:
+        try:
+            await self.admit(resolved)
+        finally:
+            self._asking -= len(resolved)
 
     async def admit(self, resolved: Sequence[Resolved]) -> None:
         """Ask for permits, and let each go, wait or come again."""

@@ -190,7 +190,7 @@ class Drain:
         if self._stopping:
             await self._give_back(got.claimed)
         else:
-            await self._gate.admit(got.claimed)
+            self._gate.admit_soon(got.claimed)
         return True
 
     async def _give_back(self, waiting: Sequence[Resolved]) -> None:
