@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ class NoLimits:
     """A limiter that lets everything go."""
 
     async def permit(self, asks: Sequence[Ask]) -> list[Permit]:
-        return [Permit(granted=True, wait_s=0.0, limited=False) for _ in asks]
+        return [Permit(granted=True, wait_s=0.0, good_s=inf) for _ in asks]
 
 
 class Accepts:
