@@ -45,7 +45,7 @@ T = TypeVar("T")
 #: Sends under way at once: enough to hide an API's latency, few enough for one loop.
 IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
-AHEAD = 256
+AHEAD = 384
 #: How often a lease is renewed while it lasts.
 _RENEWALS_A_LEASE = 3
 #: Seconds that outcomes wait for company before they are committed.
@@ -165,7 +165,7 @@ class Drain:
         room = 0 if self._stopping else max(0, AHEAD - self._gate.claimed_ahead)
         claims = self._claims()
         ids = list(islice(self._asked, room)) if claims else []
-        wanted = Wanted(ids, anything=claims and not ids, limit=room)
+        wanted = Wanted(ids, anything=claims and self._more, limit=room)
         until = time.monotonic() + self._lease_s
         try:
             got = await self._in_database(self._turns.take, finished, wanted)

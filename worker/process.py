@@ -1,5 +1,6 @@
 """The life of a worker process: what Celery's signals begin and end."""
 
+import gc
 import logging
 import signal
 import sys
@@ -55,6 +56,8 @@ def begin(**_: object) -> None:
     from worker.runtime import Runtime
 
     _runtime = Runtime()
+    # What is there now stays for good: to look it through again and again took 0.1 s each time.
+    gc.freeze()
 
 
 def end_once(**_: object) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -34,7 +35,7 @@ class Wanted:
     """What a turn should claim.
 
     Attributes:
-        ids: First of all these; with none, whatever is queued if `anything`.
+        ids: First of all these, and then whatever is queued if `anything`.
         limit: How many at most; 0 claims nothing.
     """
 
@@ -134,19 +135,23 @@ class Turns:
         with self._transaction() as connection:
             outbox.give_back(connection, self._astray)
             ids = [*self._settle(connection, finished, singly=singly), *wanted.ids]
-            if not wanted.limit or not (ids or wanted.anything):
-                return outbox.Taken([], 0), {}, False
-            taken = outbox.claim(
-                connection,
-                owner=self._owner,
-                lease_ms=self._lease_ms,
-                limit=wanted.limit,
-                ids=ids,
-            )
+            taken = self._claim(connection, ids, wanted)
+            if not taken.claimed:
+                return taken, {}, False
             places = ((claim.id, suppress.place_of(claim)) for claim in taken.claimed)
             noted = suppress.look_up(connection, places, self._print_of)
-            spares = bool(taken.claimed) and etiquette.is_needed(connection, self._rules)
-            return taken, noted, spares
+            return taken, noted, etiquette.is_needed(connection, self._rules)
+
+    def _claim(self, connection: Connection, ids: Sequence[str], wanted: Wanted) -> outbox.Taken:
+        claim = partial(outbox.claim, connection, owner=self._owner, lease_ms=self._lease_ms)
+        taken = outbox.Taken([], 0)
+        if ids and wanted.limit:
+            taken = claim(limit=wanted.limit, ids=ids)
+        # Tasks that come after the rows that they name were claimed must not cost a turn.
+        if wanted.anything and taken.touched < wanted.limit:
+            rest = claim(limit=wanted.limit - taken.touched)
+            taken = outbox.Taken(taken.claimed + rest.claimed, taken.touched + rest.touched)
+        return taken
 
     def _spare(self, resolved: Sequence[Resolved], *, more: bool) -> Got:
         """Give what may go to its person now; what may not is held, or has ended."""
