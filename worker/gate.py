@@ -1,14 +1,16 @@
 """The gate: between the claim and the senders, where a delivery waits for its permit.
 
-On the drain's loop. What may go stands in line by lane; what may go soon waits here, and asks
-again if its permit is not for certain; what has to wait longer is handed back, to get a time
-in its row. No sender ever waits for a limit.
+On the drain's loop. Permits are asked for only as fast as the senders use them, as one that
+stands in line for long is lost. What may go stands in line by lane; what may go soon waits
+here, and asks again if its permit is not for certain; what has to wait longer is handed back,
+to get a time in its row. No sender ever waits for a limit.
 """
 
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from math import inf
 
@@ -33,6 +35,8 @@ _TOGETHER_S = 0.01
 
 #: Seconds until what could not be asked for is tried again.
 _AFTER_DEFECT_S = 10.0
+#: Seconds for which what stands in line should last the senders; a permit is good for longer.
+_LINE_S = 0.05
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 
@@ -50,39 +54,74 @@ class Gate:
         #: When, a tie-breaker, for how long its permit is good then, and what.
         self._waiting: list[tuple[float, int, float | None, Resolved]] = []
         self._granted = 0
+        #: What nobody has asked for yet: its lane, a tie-breaker, and what.
+        self._unasked: list[tuple[int, int, Resolved]] = []
         self._asking = 0
-        self._admitting: set[asyncio.Task[None]] = set()
+        #: Senders that have nothing to do, and when others took something in the last moment.
+        self._idle = 0
+        self._taken: deque[float] = deque()
         self._numbers = count()
         self._bell = asyncio.Event()
+        self._room = asyncio.Event()
 
     @property
     def claimed_ahead(self) -> int:
-        """Give how many can go, now or at their time, or are just asking."""
-        return self._ready.qsize() + self._granted + self._asking
+        """Give how many can go, now or at their time, or will be asked for."""
+        return self._ready.qsize() + self._granted + len(self._unasked) + self._asking
 
-    def admit_soon(self, resolved: Sequence[Resolved]) -> None:
-        """Do as `admit`, beside what the caller goes on to do."""
-        self._asking += len(resolved)
-        task = asyncio.create_task(self._admit_counted(resolved))
-        self._admitting.add(task)
-        task.add_done_callback(self._admitting.discard)
-
-    async def _admit_counted(self, resolved: Sequence[Resolved]) -> None:
-        try:
-            await self.admit(resolved)
-        finally:
-            self._asking -= len(resolved)
-
-    async def admit(self, resolved: Sequence[Resolved]) -> None:
-        """Ask for permits, and let each go, wait or come again."""
-        asking = [each for each in resolved if _asks(each)]
+    def admit(self, resolved: Iterable[Resolved]) -> None:
+        """Let each go, wait or come again, once there is room for it in the line."""
         for each in resolved:
-            if not _asks(each):
+            if _asks(each):
+                rank = _RANK[Lane(each.claim.lane)]
+                heapq.heappush(self._unasked, (rank, next(self._numbers), each))
+            else:
                 self._let_go(each, inf)
-        if not asking:
-            return
+        self._look_for_room()
+
+    async def take(self) -> Resolved:
+        """Give the next that may go: the best lane first, and in it what is under a limit."""
+        while True:
+            self._idle += 1
+            self._look_for_room()
+            try:
+                _, until, _, resolved = await self._ready.get()
+            finally:
+                self._idle -= 1
+            now = time.monotonic()
+            if now <= until:
+                self._taken.append(now)
+                return resolved
+            self.admit([resolved])
+
+    def _look_for_room(self) -> None:
+        """Ask on when the line is less than half as long as it may be."""
+        if self._unasked and 2 * self._ready.qsize() < self._longest():
+            self._room.set()
+
+    def _longest(self) -> int:
+        """Give how long the line may be, going by what the senders took in the last moment."""
+        since = time.monotonic() - _LINE_S
+        while self._taken and self._taken[0] < since:
+            self._taken.popleft()
+        return self._idle + len(self._taken)
+
+    async def _ask_on(self) -> None:
+        while True:
+            await self._room.wait()
+            self._room.clear()
+            room = min(self._longest() - self._ready.qsize(), len(self._unasked))
+            asking = [heapq.heappop(self._unasked)[-1] for _ in range(room)]
+            self._asking += len(asking)
+            try:
+                await self._ask(asking)
+            finally:
+                self._asking -= len(asking)
+            self._look_for_room()
+
+    async def _ask(self, asking: Sequence[Resolved]) -> None:
         try:
-            permits = await self._limiter.permit([_ask(each) for each in asking])
+            permits = await self._limiter.permit([_asked(each) for each in asking])
         except Exception:  # noqa: BLE001 - whoever asks here is a loop that must not end
             _log.exception("limiter_raised", deliveries=len(asking))
             for each in asking:
@@ -102,24 +141,21 @@ class Gate:
             else:
                 self._later(each, permit.wait_s)
 
-    async def take(self) -> Resolved:
-        """Give the next that may go: the best lane first, and in it what is under a limit."""
-        while True:
-            _, until, _, resolved = await self._ready.get()
-            if time.monotonic() <= until:
-                return resolved
-            await self.admit([resolved])
-
     def empty(self) -> list[Resolved]:
         """Give all that waits, to be given back."""
-        left = [each[-1] for each in self._waiting]
-        self._waiting, self._granted = [], 0
+        left = [each for *_, each in self._unasked] + [each for *_, each in self._waiting]
+        self._unasked, self._waiting, self._granted = [], [], 0
         while not self._ready.empty():
             left.append(self._ready.get_nowait()[-1])
         return left
 
     async def run(self) -> None:
-        """Wake what waits at its time, until it is cancelled."""
+        """Ask as there is room, and wake what waits at its time, until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ask_on())
+            group.create_task(self._wake_on())
+
+    async def _wake_on(self) -> None:
         while True:
             self._bell.clear()
             timeout = self._waiting[0][0] - time.monotonic() if self._waiting else None
@@ -127,9 +163,9 @@ class Gate:
                 async with asyncio.timeout(timeout):
                     await self._bell.wait()
             except TimeoutError:
-                await self._wake(time.monotonic())
+                self._wake(time.monotonic())
 
-    async def _wake(self, now: float) -> None:
+    def _wake(self, now: float) -> None:
         asking = []
         while self._waiting:
             at, _, good_s, resolved = self._waiting[0]
@@ -141,8 +177,7 @@ class Gate:
             else:
                 self._granted -= 1
                 self._let_go(resolved, at + good_s)
-        if asking:
-            await self.admit(asking)
+        self.admit(asking)
 
     def _wait(self, resolved: Resolved, at: float, good_s: float | None) -> None:
         """Wait until `at`, with a permit that is good from then on, or to ask for one."""
@@ -164,7 +199,7 @@ def _asks(resolved: Resolved) -> bool:
     )
 
 
-def _ask(resolved: Resolved) -> Ask:
+def _asked(resolved: Resolved) -> Ask:
     place = resolved.place
     name = place.platform or ""
     # To open a direct chat is a request of its own.

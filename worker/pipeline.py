@@ -104,6 +104,8 @@ class Drain:
         self._finished: list[Finished] = []
         self._bell = asyncio.Event()
         self._more = False
+        #: Messages under way to a platform, whose outcome comes soon.
+        self._sending = 0
         self._stopping = False
         self._turning = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -190,7 +192,7 @@ class Drain:
         if self._stopping:
             await self._give_back(got.claimed)
         else:
-            self._gate.admit_soon(got.claimed)
+            self._gate.admit(got.claimed)
         return True
 
     async def _give_back(self, waiting: Sequence[Resolved]) -> None:
@@ -209,7 +211,7 @@ class Drain:
         return wanted and not self._stopping and AHEAD - self._gate.claimed_ahead >= MANY
 
     def _is_worth_a_transaction(self) -> bool:
-        return self._claims() or len(self._finished) >= min(MANY, len(self._held))
+        return self._claims() or not self._sending or len(self._finished) >= MANY
 
     async def _gather_company(self) -> None:
         """Wait, shortly, until a transaction is worth its cost."""
@@ -283,7 +285,9 @@ class Drain:
                 self._finish(resolved, _not_now(resolved, 0.0, "the lease was nearly over"))
                 continue
             reach("before_send", resolved.claim.text)
+            self._sending += 1
             settlement = await self._send(resolved)
+            self._sending -= 1
             reach("after_answer")
             self._finish(resolved, settlement)
             await self._heed(settlement)

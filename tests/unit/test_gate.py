@@ -59,12 +59,19 @@ def run(
 
 
 async def taken(gate: Gate, count: int) -> list[str]:
-    return [(await gate.take()).claim.id for _ in range(count)]
+    """Take with so many senders at once."""
+    return [each.claim.id for each in await asyncio.gather(*(gate.take() for _ in range(count)))]
+
+
+async def used_to(gate: Gate, count: int) -> None:
+    """Let it see that so many were just taken, so that it asks for as many ahead."""
+    gate.admit([resolved("before") for _ in range(count)])
+    await taken(gate, count)
 
 
 def test_the_best_lane_goes_first_and_in_it_what_is_under_a_limit() -> None:
     async def act(gate: Gate, _: object) -> None:
-        await gate.admit(
+        gate.admit(
             [
                 resolved("1", Lane.BROADCAST),
                 resolved("2", Lane.REMINDER),
@@ -88,24 +95,63 @@ def test_what_may_go_soon_waits_here_and_what_has_to_wait_longer_in_its_row() ->
     )
 
     async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
-        await gate.admit([resolved(chat) for chat in ("again", "long", "soon", "now")])
-        assert later == [("long", 9.0)]
+        await used_to(gate, 4)
+        gate.admit([resolved(chat) for chat in ("again", "long", "soon", "now")])
         assert await taken(gate, 3) == ["now", "soon", "again"]
+        assert later == [("long", 9.0)]
 
     run(limits, act)
-    assert limits.asked == [["again", "long", "soon", "now"], ["again"]]
+    assert limits.asked[1:] == [["again", "long", "soon", "now"], ["again"]]
 
 
 def test_a_permit_that_comes_to_be_used_late_is_asked_for_anew() -> None:
     limits = Limits({"1": [replace(GO, good_s=0.02), GO], "free": [FREE]})
 
     async def act(gate: Gate, _: object) -> None:
-        await gate.admit([resolved("1"), resolved("free")])
-        await asyncio.sleep(0.05)
-        assert await taken(gate, 2) == ["1", "free"]
+        await used_to(gate, 2)
+        gate.admit([resolved("1"), resolved("free")])
+        await asyncio.sleep(0.06)
+        assert sorted(await taken(gate, 2)) == ["1", "free"]
 
     run(limits, act)
-    assert limits.asked == [["1", "free"], ["1"]]
+    assert limits.asked[1:] == [["1", "free"], ["1"]]
+
+
+def test_permits_are_asked_for_as_fast_as_they_are_used() -> None:
+    limits = Limits()
+
+    async def act(gate: Gate, _: object) -> None:
+        async def send_slowly() -> None:
+            while True:
+                await gate.take()
+                await asyncio.sleep(0.02)
+                came.release()
+
+        came = asyncio.Semaphore(0)
+        senders = [asyncio.create_task(send_slowly()) for _ in range(4)]
+        # Five times as many as the senders can use while a permit is good.
+        gate.admit([resolved(str(n)) for n in range(100)])
+        for _ in range(100):
+            await came.acquire()
+        for sender in senders:
+            sender.cancel()
+
+    run(limits, act)
+    assert sorted(chat for chats in limits.asked for chat in chats) == sorted(
+        str(n) for n in range(100)
+    )
+
+
+def test_a_reply_is_asked_for_before_the_broadcasts_that_were_there_first() -> None:
+    limits = Limits()
+
+    async def act(gate: Gate, _: object) -> None:
+        gate.admit([resolved(str(n), Lane.BROADCAST) for n in range(50)])
+        await asyncio.sleep(0.01)
+        gate.admit([resolved("reply", Lane.REPLY)])
+        assert await taken(gate, 1) == ["reply"]
+
+    run(limits, act)
 
 
 def test_what_nobody_will_be_asked_about_needs_no_permit() -> None:
@@ -113,7 +159,7 @@ def test_what_nobody_will_be_asked_about_needs_no_permit() -> None:
 
     async def act(gate: Gate, _: object) -> None:
         nowhere = resolved("1")
-        await gate.admit([replace(nowhere, place=replace(nowhere.place, platform=None))])
+        gate.admit([replace(nowhere, place=replace(nowhere.place, platform=None))])
         assert await taken(gate, 1) == ["1"]
 
     run(limits, act)
@@ -124,9 +170,11 @@ def test_all_that_waits_can_be_taken_back() -> None:
     limits = Limits({"soon": [replace(GO, wait_s=5.0)]})
 
     async def act(gate: Gate, _: object) -> None:
-        await gate.admit([resolved("soon"), resolved("now")])
-        assert gate.claimed_ahead == 2
-        assert {each.claim.id for each in gate.empty()} == {"soon", "now"}
+        await used_to(gate, 2)
+        gate.admit([resolved(chat) for chat in ("soon", "now", "not asked for")])
+        await asyncio.sleep(0.01)
+        assert gate.claimed_ahead == 3
+        assert {each.claim.id for each in gate.empty()} == {"soon", "now", "not asked for"}
         assert gate.claimed_ahead == 0
 
     run(limits, act)
@@ -141,10 +189,12 @@ def test_a_limiter_that_fails_ends_nothing_and_what_asked_waits_in_its_row() -> 
             return permits
 
     async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
-        await gate.admit([resolved("bad"), resolved("soon")])
+        await used_to(gate, 2)
+        gate.admit([resolved("bad"), resolved("soon")])
         assert await taken(gate, 1) == ["soon"]
         assert [id_ for id_, _ in later] == ["bad"]
-        await gate.admit([resolved("bad")])
+        gate.admit([resolved("bad"), resolved("last")])
+        assert await taken(gate, 1) == ["last"]
         assert [id_ for id_, _ in later] == ["bad", "bad"]
 
     again = Permit(granted=False, wait_s=0.02, good_s=0.1)
