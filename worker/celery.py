@@ -68,7 +68,8 @@ app.conf.update(
     task_publish_retry=False,
     worker_concurrency=2,
     worker_prefetch_multiplier=1,
-    worker_max_tasks_per_child=2000,
+    # By memory alone: while a child is replaced nothing of its bots' pace is used, and so many
+    # tasks as are worth a limit are one slow broadcast's of a minute.
     worker_max_memory_per_child=500_000,
     worker_proc_alive_timeout=60,
     worker_cancel_long_running_tasks_on_connection_loss=True,
