@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from scheduler.bounded_lines import bounded_lines
 from worker.errors import Refused
 from worker.people.store import NewPerson, check_name
 from worker.zones import parse_zone
@@ -53,7 +54,7 @@ def read_people(path: Path) -> Iterator[Line]:
 def _lines(file: Any) -> Iterator[tuple[int, int, str | None]]:
     """Give number, end and text of each line that is not empty, `None` for what is no text."""
     end = 0
-    for number, raw in enumerate(file, 1):
+    for number, raw in enumerate(bounded_lines(file), 1):
         end += len(raw)
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")

@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -93,6 +94,36 @@ class CommandLine:
                 yield process
             finally:
                 process.kill()
+
+    def killed_in(self, where: str, *arguments: str, after: int = 0) -> int:
+        """Run the script until it calls a function, given as `module.function`; give its code.
+
+        Args:
+            after: Calls of it that are let pass.
+        """
+        module, _, function = where.rpartition(".")
+        code = (
+            "import itertools, os, signal\n"
+            f"import {module} as module\n"
+            f"real, calls = module.{function}, itertools.count()\n"
+            "def killing(*given, **named):\n"
+            f"    if next(calls) >= {after}:\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    return real(*given, **named)\n"
+            f"module.{function} = killing\n"
+            "from scheduler.cli import main\n"
+            "main()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=self.env,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode
 
     def rows(self, table: str) -> int:
         """Count the rows of a table, none where there is no database yet."""

@@ -26,7 +26,8 @@ from worker.resolve import Resolved
 _log = structlog.get_logger(__name__)
 
 #: Seconds for which a delivery waits here without a permit; longer waits go into its row.
-#: A broadcast that is paused or cancelled sends for no longer.
+#: A broadcast that is paused or cancelled sends for no longer: what waits for a sender goes
+#: back as well.
 _LONGEST_WAIT_S = 1.5
 #: Deliveries that wait here without a permit.
 _MOST_WAITING = 512
@@ -54,8 +55,8 @@ class Gate:
         #: When, a tie-breaker, for how long its permit is good then, and what.
         self._waiting: list[tuple[float, int, float | None, Resolved]] = []
         self._granted = 0
-        #: What nobody has asked for yet: its lane, a tie-breaker, and what.
-        self._unasked: list[tuple[int, int, Resolved]] = []
+        #: What nobody has asked for yet: its lane, a tie-breaker, since when, and what.
+        self._unasked: list[tuple[int, int, float, Resolved]] = []
         self._asking = 0
         #: Senders that have nothing to do, and when others took something in the last moment.
         self._idle = 0
@@ -71,10 +72,11 @@ class Gate:
 
     def admit(self, resolved: Iterable[Resolved]) -> None:
         """Let each go, wait or come again, once there is room for it in the line."""
+        now = time.monotonic()
         for each in resolved:
             if _asks(each):
                 rank = _RANK[Lane(each.claim.lane)]
-                heapq.heappush(self._unasked, (rank, next(self._numbers), each))
+                heapq.heappush(self._unasked, (rank, next(self._numbers), now, each))
             else:
                 self._let_go(each, inf)
         self._look_for_room()
@@ -110,14 +112,25 @@ class Gate:
         while True:
             await self._room.wait()
             self._room.clear()
-            room = min(self._longest() - self._ready.qsize(), len(self._unasked))
-            asking = [heapq.heappop(self._unasked)[-1] for _ in range(room)]
+            asking = self._next(self._longest() - self._ready.qsize())
             self._asking += len(asking)
             try:
                 await self._ask(asking)
             finally:
                 self._asking -= len(asking)
             self._look_for_room()
+
+    def _next(self, room: int) -> list[Resolved]:
+        """Give so many of what nobody has asked for yet, the best lane first."""
+        found: list[Resolved] = []
+        stale = time.monotonic() - _LONGEST_WAIT_S
+        while self._unasked and len(found) < room:
+            _, _, since, resolved = heapq.heappop(self._unasked)
+            if since < stale and resolved.claim.lane == Lane.BROADCAST:
+                self._later(resolved, 0.0)
+            else:
+                found.append(resolved)
+        return found
 
     async def _ask(self, asking: Sequence[Resolved]) -> None:
         try:

@@ -16,6 +16,7 @@ from typing import IO
 
 import orjson
 
+from scheduler.bounded_lines import bounded_lines
 from worker.errors import Refused
 from worker.platforms import platforms
 from worker.targets import USER, Target, parse_target
@@ -81,7 +82,7 @@ def read_file(path: Path, advance: Callable[[int], None]) -> Iterator[Member | B
 def _watched(file: IO[str], advance: Callable[[int], None]) -> Iterator[str]:
     """Give the lines of a file and tell how far it was read."""
     descriptor, seen = file.fileno(), 0
-    for line in file:
+    for line in bounded_lines(file):
         if (now := os.lseek(descriptor, 0, os.SEEK_CUR)) != seen:
             advance(now - seen)
             seen = now

@@ -1,6 +1,7 @@
 """Audiences as a person makes them: from files that may be broken, and as saved queries."""
 
 import json
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -120,6 +121,8 @@ def test_a_generator_that_ends_the_process_is_refused(mirrorpost: CommandLine, c
         ("a.jsonl", '{"target": "telegram:5"\n', "is not JSON"),
         ("a.jsonl", '{"target": "telegram:5", "x": "\\u0000"}\n', "NUL"),
         ("a.txt", "telegram:5\n", "name it .csv or .jsonl"),
+        ("a.jsonl", '{"target": "telegram:5"}' + " " * 1_000_000 + "\n", "line 1 is longer than"),
+        ("a.csv", "target\ntelegram:5\n" + "x" * 1_000_001, "line 3 is longer than"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(
@@ -130,6 +133,22 @@ def test_a_file_that_cannot_be_used_is_refused(
     answer = mirrorpost("audience", "create", "c", "--file", file, "--skip-bad")
     assert why in answer.refusal()
     assert mirrorpost.rows("audience") == mirrorpost.rows("audience_member") == 0
+
+
+@pytest.mark.parametrize(("point", "stored"), [("_insert", 0), ("get", 3)])
+def test_a_file_whose_reader_is_killed_is_kept_whole_or_not_at_all(
+    mirrorpost: CommandLine, point: str, stored: int
+) -> None:
+    file = write(mirrorpost, "a.csv", "target\ntelegram:5\ntelegram:6\ntelegram:7\n")
+    mirrorpost("audience", "list", code=0)
+    killed = mirrorpost.killed_in(
+        f"scheduler.broadcasts.audiences.{point}", "audience", "create", "customers", "--file", file
+    )
+    assert killed == -signal.SIGKILL
+    assert mirrorpost.rows("audience_member") == stored
+    again = mirrorpost("audience", "create", "customers", "--file", file)
+    assert ("already" in again.err) == bool(stored)
+    assert mirrorpost.rows("audience_member") == 3
 
 
 def test_a_missing_file_is_refused(mirrorpost: CommandLine) -> None:

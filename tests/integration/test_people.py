@@ -1,6 +1,7 @@
 """What is known of people: kept, shown, imported and forgotten, on both databases."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,22 @@ def test_a_file_of_people_is_stored_line_by_line(
     assert names(engine) == ["alice", "bob"]
 
 
+@pytest.mark.parametrize("point", ["save_many", "tag_many"])
+def test_an_import_that_is_killed_is_finished_by_another_one(tmp_path: Path, point: str) -> None:
+    mirrorpost = CommandLine(tmp_path)
+    file = mirrorpost.folder / "people.csv"
+    file.write_text("user,tags\n" + "".join(f"u{n},beta\n" for n in range(1_200)))
+    mirrorpost("people", "list", code=0)
+    # In the second of its three batches.
+    killed = mirrorpost.killed_in(
+        f"worker.people.store.{point}", "people", "import", str(file), after=1
+    )
+    assert killed == -signal.SIGKILL
+    assert mirrorpost.rows("person") == mirrorpost.rows("person_tag") == 500
+    mirrorpost("people", "import", str(file), code=0)
+    assert mirrorpost.rows("person") == mirrorpost.rows("person_tag") == 1_200
+
+
 def test_broken_lines_are_named_with_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "people.jsonl"
     file.write_bytes(
@@ -135,6 +152,7 @@ def test_broken_lines_are_named_with_what_is_wrong(tmp_path: Path) -> None:
         ("people.txt", "user\nalice\n", "a .csv with a head or a .jsonl"),
         ("people.csv", "name,plan\nAlice,pro\n", "one of them user"),
         ("people.csv", "user,user\na,b\n", "each column once"),
+        ("people.jsonl", '{"user": "a"}\n' + " " * 1_000_001, "line 2 is longer than"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(

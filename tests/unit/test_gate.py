@@ -142,6 +142,17 @@ def test_permits_are_asked_for_as_fast_as_they_are_used() -> None:
     )
 
 
+def test_a_broadcast_that_waits_long_for_a_sender_goes_back_to_its_row() -> None:
+    async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
+        gate.admit([resolved("reply", Lane.REPLY), resolved("broadcast", Lane.BROADCAST)])
+        await asyncio.sleep(1.6)
+        gate.admit([resolved("new", Lane.BROADCAST)])
+        assert await taken(gate, 2) == ["reply", "new"]
+        assert later == [("broadcast", 0.0)]
+
+    run(Limits(), act)
+
+
 def test_a_reply_is_asked_for_before_the_broadcasts_that_were_there_first() -> None:
     limits = Limits()
 
