@@ -1,7 +1,9 @@
 """The servers and folders that every test gets, and the promise that nothing outlives the run."""
 
+import fcntl
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,8 +91,9 @@ def redis_server_url() -> Iterator[str]:
     named = os.environ.get("TEST_REDIS_URL")
     if named:
         address = make_url(named)
-        # Database 0 is where people keep things: without a number take the last one.
-        yield named if address.database else named.rstrip("/") + "/15"
+        # Database 0 is where people keep things: without a number take the last ones, one for
+        # each process of the session.
+        yield named if address.database else f"{named.rstrip('/')}/{15 - _process()}"
         return
     server = RedisServer()
     try:
@@ -131,11 +134,17 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def amqp_url() -> Iterator[str]:
-    """The RabbitMQ that TEST_AMQP_URL names, without our queues; unset, the test is left out."""
+    """The RabbitMQ that TEST_AMQP_URL names, without our queues; unset, the test is left out.
+
+    One test at a time has it, of all processes of the session.
+    """
     url = os.environ["TEST_AMQP_URL"]
-    _delete_queues(url)
-    yield url
-    _delete_queues(url)
+    lock = Path(tempfile.gettempdir()) / f"mirrorpost-amqp-{os.geteuid()}.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _delete_queues(url)
+        yield url
+        _delete_queues(url)
 
 
 @pytest.fixture
@@ -163,6 +172,11 @@ def _delete_queues(url: str) -> None:
     with Connection(url) as connection, connection.channel() as channel:
         for queue in (INTAKE_QUEUE, *(lane.queue for lane in Lane)):
             channel.queue_delete(queue)
+
+
+def _process() -> int:
+    """Give the number of this process among those of the session."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def _named(variable: str) -> str | None:

@@ -9,8 +9,7 @@ takes queued rows that no task has named yet, so the senders never idle between 
 
 import asyncio
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +25,7 @@ from worker.etiquette import Rules
 from worker.failpoints import reach
 from worker.gate import Gate
 from worker.http import Client
+from worker.leases import RENEWALS, Leases
 from worker.limiter import Limiter
 from worker.outbox import Claimed
 from worker.platforms.base import Dedup
@@ -46,20 +46,10 @@ T = TypeVar("T")
 IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
 AHEAD = 384
-#: How often a lease is renewed while it lasts.
-_RENEWALS_A_LEASE = 3
 #: Seconds that outcomes wait for company before they are committed.
 _LINGER_S = 0.03
 #: Seconds before a transaction that failed is tried again.
 _DATABASE_RETRY_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _Lease:
-    """What this process holds; `until` on its monotonic clock in seconds."""
-
-    attempt: int
-    until: float
 
 
 @dataclass(slots=True)
@@ -86,7 +76,6 @@ class Drain:
     ) -> None:
         self._client = client
         self._settings = settings
-        self._lease_s = settings.lease_s
         self._limiter = limiter
         self._gate = Gate(limiter, self._wait_in_its_row)
         self._bots = bots
@@ -100,7 +89,7 @@ class Drain:
         )
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._asked: dict[str, _Asked] = {}
-        self._held: dict[str, _Lease] = {}
+        self._held = Leases(settings.lease_s)
         self._finished: list[Finished] = []
         self._bell = asyncio.Event()
         self._more = False
@@ -168,7 +157,7 @@ class Drain:
         claims = self._claims()
         ids = list(islice(self._asked, room)) if claims else []
         wanted = Wanted(ids, anything=claims and self._more, limit=room)
-        until = time.monotonic() + self._lease_s
+        until = self._held.until()
         try:
             got = await self._in_database(self._turns.take, finished, wanted)
         except (OperationalError, InterfaceError) as error:
@@ -184,9 +173,9 @@ class Drain:
             reach("after_settle")
         if got.claimed:
             reach("after_claim")
-        self._let_go((f.settlement.id, f.settlement.attempt) for f in finished)
+        self._held.let_go((f.settlement.id, f.settlement.attempt) for f in finished)
         self._more = got.more or (self._more and not wanted.anything)
-        self._held.update((r.claim.id, _Lease(r.claim.attempt, until)) for r in got.claimed)
+        self._held.add((r.claim for r in got.claimed), until)
         # What was asked for is claimed now, or is ended, not due, or somebody else's.
         self._forget(ids)
         if self._stopping:
@@ -203,7 +192,7 @@ class Drain:
             await self._in_database(self._turns.give_back, waiting)
         except SQLAlchemyError as error:
             _log.warning("not_given_back", error=type(error).__name__, deliveries=len(waiting))
-        self._let_go((each.claim.id, each.claim.attempt) for each in waiting)
+        self._held.let_go((each.claim.id, each.claim.attempt) for each in waiting)
 
     def _claims(self) -> bool:
         """Tell whether there is something to claim and room for it."""
@@ -223,43 +212,22 @@ class Drain:
         except TimeoutError:
             pass
 
-    def _let_go(self, fences: Iterable[tuple[str, int]]) -> None:
-        for id_, attempt in fences:
-            lease = self._held.get(id_)
-            if lease is not None and lease.attempt == attempt:
-                del self._held[id_]
-
     async def _renewer(self) -> None:
         """Keep the leases of what is held, so that a slow platform takes none away."""
         while True:
-            await asyncio.sleep(self._lease_s / _RENEWALS_A_LEASE)
-            old = time.monotonic() + self._lease_s * (1 - 0.5 / _RENEWALS_A_LEASE)
-            held = {i: lease.attempt for i, lease in self._held.items() if lease.until < old}
-            if not held:
+            await asyncio.sleep(self._settings.lease_s / RENEWALS)
+            old, until = self._held.old(), self._held.until()
+            if not old:
                 continue
-            until = time.monotonic() + self._lease_s
             try:
-                kept = await self._in_database(self._turns.renew, held)
+                kept = await self._in_database(self._turns.renew, old)
             except SQLAlchemyError as error:
                 _log.warning("leases_not_renewed", error=type(error).__name__)
                 continue
-            for id_ in kept & self._held.keys():
-                if self._held[id_].attempt == held[id_]:
-                    self._held[id_] = _Lease(held[id_], until)
+            self._held.renew(old, kept, until)
 
     async def _note(self, claim: Claimed) -> bool:
         return await self._in_database(self._turns.note, claim)
-
-    def _may_send(self, claim: Claimed) -> bool:
-        """Tell whether an answer would come while the lease lasts, also if it is not renewed.
-
-        A process that was frozen finds here that its rows are somebody else's by now.
-        """
-        lease = self._held.get(claim.id)
-        if lease is None or lease.attempt != claim.attempt:
-            # It was lost and is maybe claimed anew: that claim is the one to send.
-            return False
-        return lease.until - time.monotonic() > self._settings.http_timeout_s
 
     def _forget(self, ids: Sequence[str]) -> None:
         for id_ in ids:
@@ -280,7 +248,7 @@ class Drain:
     async def _sender(self) -> None:
         while True:
             resolved = await self._gate.take()
-            if not self._may_send(resolved.claim):
+            if not self._held.lasts(resolved.claim, self._settings.http_timeout_s):
                 # Its lease may end before an answer comes: somebody else takes it up.
                 self._finish(resolved, _not_now(resolved, 0.0, "the lease was nearly over"))
                 continue
@@ -339,7 +307,7 @@ class Drain:
                 _log.error(
                     "settle_refused", delivery=each.settlement.id, error=type(refused).__name__
                 )
-            self._let_go([(each.settlement.id, each.settlement.attempt)])
+            self._held.let_go([(each.settlement.id, each.settlement.attempt)])
         if not finished:
             await asyncio.sleep(_DATABASE_RETRY_S)
 
