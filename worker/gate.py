@@ -1,4 +1,4 @@
-"""The gate: between the claim and the senders, where a delivery waits for its permit.
+"""The gate: between the claim and a platform's senders, where a delivery waits for its permit.
 
 On the drain's loop. Permits are asked for only as fast as the senders use them, as one that
 stands in line for long is lost. What may go stands in line by lane; what may go soon waits
@@ -11,6 +11,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import count
 from math import inf
 
@@ -26,8 +27,8 @@ from worker.resolve import Resolved
 _log = structlog.get_logger(__name__)
 
 #: Seconds for which a delivery waits here without a permit; longer waits go into its row.
-#: A broadcast that is paused or cancelled sends for no longer: what waits for a sender goes
-#: back as well.
+#: A broadcast that is paused or cancelled sends for no longer, and a platform that hangs takes
+#: the room of others for no longer: what waits for a sender goes back as well.
 _LONGEST_WAIT_S = 1.5
 #: Deliveries that wait here without a permit.
 _MOST_WAITING = 512
@@ -38,6 +39,8 @@ _TOGETHER_S = 0.01
 _AFTER_DEFECT_S = 10.0
 #: Seconds for which what stands in line should last the senders; a permit is good for longer.
 _LINE_S = 0.05
+#: Seconds between looks for what waits long, while nothing else is heard of the senders.
+_LOOK_S = 0.5
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 
@@ -110,9 +113,13 @@ class Gate:
 
     async def _ask_on(self) -> None:
         while True:
-            await self._room.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S if self._unasked else None):
+                    await self._room.wait()
             self._room.clear()
-            asking = self._next(self._longest() - self._ready.qsize())
+            self._give_up_waiting()
+            room = min(self._longest() - self._ready.qsize(), len(self._unasked))
+            asking = [heapq.heappop(self._unasked)[-1] for _ in range(room)]
             self._asking += len(asking)
             try:
                 await self._ask(asking)
@@ -120,17 +127,15 @@ class Gate:
                 self._asking -= len(asking)
             self._look_for_room()
 
-    def _next(self, room: int) -> list[Resolved]:
-        """Give so many of what nobody has asked for yet, the best lane first."""
-        found: list[Resolved] = []
-        stale = time.monotonic() - _LONGEST_WAIT_S
-        while self._unasked and len(found) < room:
-            _, _, since, resolved = heapq.heappop(self._unasked)
-            if since < stale and resolved.claim.lane == Lane.BROADCAST:
-                self._later(resolved, 0.0)
-            else:
-                found.append(resolved)
-        return found
+    def _give_up_waiting(self) -> None:
+        """Hand back what waits for a sender for too long."""
+        since = time.monotonic() - _LONGEST_WAIT_S
+        late = [entry for entry in self._unasked if entry[2] < since]
+        if late:
+            self._unasked = [entry for entry in self._unasked if entry[2] >= since]
+            heapq.heapify(self._unasked)
+        for *_, resolved in late:
+            self._later(resolved, 0.0)
 
     async def _ask(self, asking: Sequence[Resolved]) -> None:
         try:

@@ -61,17 +61,16 @@ class Client:
     """Send requests; create it on the loop that uses it.
 
     Args:
-        in_flight: How many connections it may have open.
         timeout_s: Seconds for a whole answer.
 
     """
 
-    def __init__(self, *, in_flight: int, allow_private: bool, timeout_s: float = 10.0) -> None:
+    def __init__(self, *, allow_private: bool, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
         self._extensions = {"timeout": {"connect": _CONNECT_TIMEOUT_S, "read": timeout_s}}
         self._allow_private = allow_private
-        self._open = _transport(in_flight, None)
-        self._guarded = self._open if allow_private else _transport(in_flight, GuardedResolver())
+        self._open = _transport(None)
+        self._guarded = self._open if allow_private else _transport(GuardedResolver())
 
     async def send(self, request: Request) -> Response | Failure:
         """Give the platform's answer, or the failure that kept it from coming."""
@@ -154,11 +153,12 @@ def not_answered(error: BaseException) -> Failure:
     return Failure(ErrorKind.AMBIGUOUS, f"the connection broke before an answer came ({name})")
 
 
-def _transport(in_flight: int, resolver: AbstractResolver | None) -> AiohttpTransport:
+def _transport(resolver: AbstractResolver | None) -> AiohttpTransport:
     transport = AiohttpTransport()
     transport.client = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=in_flight * 2,
+            # Who sends is limited by platform: one that hangs must not hold the others' up here.
+            limit=0,
             ssl=transport.ssl_context,
             resolver=resolver,
             keepalive_timeout=_KEEPALIVE_S,

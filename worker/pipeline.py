@@ -9,6 +9,7 @@ takes queued rows that no task has named yet, so the senders never idle between 
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -42,7 +43,8 @@ _log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Sends under way at once: enough to hide an API's latency, few enough for one loop.
+#: Sends under way at once to one platform: enough to hide an API's latency, few enough for one
+#: loop. Each platform has its own, so that one that hangs holds up no other.
 IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
 AHEAD = 384
@@ -77,7 +79,7 @@ class Drain:
         self._client = client
         self._settings = settings
         self._limiter = limiter
-        self._gate = Gate(limiter, self._wait_in_its_row)
+        self._gates: dict[str, Gate] = {}
         self._bots = bots
         self._turns = Turns(
             engine=engine,
@@ -101,10 +103,7 @@ class Drain:
 
     def start(self) -> None:
         """Begin to work."""
-        self._tasks = [asyncio.create_task(self._sender()) for _ in range(IN_FLIGHT)]
-        self._tasks.append(asyncio.create_task(self._pump()))
-        self._tasks.append(asyncio.create_task(self._gate.run()))
-        self._tasks.append(asyncio.create_task(self._renewer()))
+        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._renewer())]
 
     async def deliver(self, ids: Sequence[str]) -> None:
         """Deliver these rows; return when each is claimed, or is not ours to try."""
@@ -127,7 +126,8 @@ class Drain:
             async with asyncio.timeout(within_s):
                 while self._held:
                     # Again and again: some may just have been asking for a permit.
-                    await self._give_back(self._gate.empty())
+                    left = [each for gate in self._gates.values() for each in gate.empty()]
+                    await self._give_back(left)
                     self._bell.set()
                     await asyncio.sleep(0.02)
         except TimeoutError:
@@ -153,7 +153,7 @@ class Drain:
             return False
         await self._gather_company()
         finished, self._finished = self._finished, []
-        room = 0 if self._stopping else max(0, AHEAD - self._gate.claimed_ahead)
+        room = 0 if self._stopping else self._room()
         claims = self._claims()
         ids = list(islice(self._asked, room)) if claims else []
         wanted = Wanted(ids, anything=claims and self._more, limit=room)
@@ -181,7 +181,7 @@ class Drain:
         if self._stopping:
             await self._give_back(got.claimed)
         else:
-            self._gate.admit(got.claimed)
+            self._admit(got.claimed)
         return True
 
     async def _give_back(self, waiting: Sequence[Resolved]) -> None:
@@ -197,7 +197,22 @@ class Drain:
     def _claims(self) -> bool:
         """Tell whether there is something to claim and room for it."""
         wanted = bool(self._asked) or self._more
-        return wanted and not self._stopping and AHEAD - self._gate.claimed_ahead >= MANY
+        return wanted and not self._stopping and self._room() >= MANY
+
+    def _room(self) -> int:
+        """Give how many more may be claimed ahead of the senders."""
+        return max(0, AHEAD - sum(gate.claimed_ahead for gate in self._gates.values()))
+
+    def _admit(self, claimed: Sequence[Resolved]) -> None:
+        by_platform: defaultdict[str, list[Resolved]] = defaultdict(list)
+        for each in claimed:
+            by_platform[each.place.platform or ""].append(each)
+        for platform, resolved in by_platform.items():
+            if platform not in self._gates:
+                gate = self._gates[platform] = Gate(self._limiter, self._wait_in_its_row)
+                self._tasks.append(asyncio.create_task(gate.run()))
+                self._tasks += [asyncio.create_task(self._sender(gate)) for _ in range(IN_FLIGHT)]
+            self._gates[platform].admit(resolved)
 
     def _is_worth_a_transaction(self) -> bool:
         return self._claims() or not self._sending or len(self._finished) >= MANY
@@ -238,16 +253,17 @@ class Drain:
                     asked.done.set()
 
     def _wait_in_its_row(self, resolved: Resolved, seconds: float) -> None:
-        self._finish(resolved, _not_now(resolved, seconds, "waits for a limit of its platform"))
+        why = "waits for a limit of its platform" if seconds else "its platform answers slowly"
+        self._finish(resolved, _not_now(resolved, seconds, why))
 
     def _finish(self, resolved: Resolved, settlement: Settlement) -> None:
         self._finished.append(Finished(resolved, settlement))
         if len(self._finished) == 1 or self._is_worth_a_transaction():
             self._bell.set()
 
-    async def _sender(self) -> None:
+    async def _sender(self, gate: Gate) -> None:
         while True:
-            resolved = await self._gate.take()
+            resolved = await gate.take()
             if not self._held.lasts(resolved.claim, self._settings.http_timeout_s):
                 # Its lease may end before an answer comes: somebody else takes it up.
                 self._finish(resolved, _not_now(resolved, 0.0, "the lease was nearly over"))

@@ -24,7 +24,7 @@ from worker.database import check_schema, engine, reading
 from worker.errors import Refused
 from worker.http import Client
 from worker.limiter import Limiter
-from worker.pipeline import IN_FLIGHT, Drain
+from worker.pipeline import Drain
 from worker.send import Bots
 from worker.settings import Settings, settings
 
@@ -73,7 +73,6 @@ class Runtime:
 
     async def _start(self, config: Settings) -> Drain:
         self._client = Client(
-            in_flight=IN_FLIGHT,
             allow_private=config.webhook_allow_private,
             timeout_s=config.http_timeout_s,
         )

@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 
+from tests.waiting import wait_until
 from tests.workers import DATABASES, TOKENS, Site, running_site
 from worker.tables import DeliveryRow
 
@@ -245,3 +246,16 @@ def test_more_hanging_chats_than_processes_hold_up_nobody_else(site: Site) -> No
     assert {site.delivery(id_).state for id_ in slow} == {"sending"}
     for id_ in slow:
         site.reaches(id_, "sent")
+
+
+def test_a_platform_that_hangs_altogether_holds_up_no_other(site: Site) -> None:
+    # More than all senders of the worker and all that it claims ahead of them.
+    stuck = [f"slack:{chat_on('slack')}" for _ in range(1_000)]
+    site.sandbox.fault("slack", None, "slow", seconds=8)
+    site.broadcast(stuck, "slowly", id="hanging")
+    claimed = "SELECT count(*) FROM delivery WHERE state = 'sending'"
+    wait_until(lambda: site.scalar(claimed) > 500, 10)
+
+    for n in range(6):
+        free = f"telegram:{chat_on('telegram')}"
+        site.reaches(site.enqueue(free, f"quick {n}", lane="broadcast"), "sent", within_s=4)

@@ -29,7 +29,7 @@ def bot_of(homeserver: Homeserver, account: Account) -> Bot:
 
 def send(message: Message, bot: Bot) -> Outcome:
     async def run() -> Outcome:
-        client = Client(in_flight=1, allow_private=False)
+        client = Client(allow_private=False)
         try:
             answer = await client.send(Matrix().request(message, bot))
         finally:
@@ -114,7 +114,7 @@ def test_a_room_that_the_bot_is_not_in_is_forbidden(homeserver: Homeserver) -> N
 
 def change(request: Request, read: Callable[[Response, str], Outcome], id_: str) -> Outcome:
     async def run() -> Outcome:
-        client = Client(in_flight=1, allow_private=False)
+        client = Client(allow_private=False)
         try:
             answer = await client.send(request)
         finally:

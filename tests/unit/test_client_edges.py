@@ -72,7 +72,7 @@ async def _ask(
     handler: Handler, path: str, *, guarded: bool, allow_private: bool
 ) -> Response | Failure:
     async with serving(handler) as base:
-        client = Client(in_flight=4, allow_private=allow_private)
+        client = Client(allow_private=allow_private)
         try:
             return await client.send(request(f"{base}{path}", guarded=guarded))
         finally:
@@ -87,7 +87,7 @@ def ask(
 
 def send(url: str, *, guarded: bool = False, allow_private: bool = False) -> Response | Failure:
     async def sent() -> Response | Failure:
-        client = Client(in_flight=4, allow_private=allow_private)
+        client = Client(allow_private=allow_private)
         try:
             return await client.send(request(url, guarded=guarded))
         finally:
@@ -217,7 +217,7 @@ def test_cookies_are_not_kept() -> None:
 
     async def twice() -> None:
         async with serving(with_cookie) as base:
-            client = Client(in_flight=1, allow_private=False)
+            client = Client(allow_private=False)
             for _ in range(2):
                 assert isinstance(await client.send(request(base)), Response)
             await client.close()

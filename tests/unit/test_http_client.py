@@ -16,7 +16,7 @@ SECRET = "123:secret"
 
 def ask(url, *, allow_private=True, guarded=False):
     async def run():
-        client = Client(in_flight=4, allow_private=allow_private)
+        client = Client(allow_private=allow_private)
         try:
             return await client.send(
                 Request("POST", url, {"content-type": "application/json"}, b"{}", guarded)
@@ -44,7 +44,7 @@ def answered_by(behave, path="/"):
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        client = Client(in_flight=4, allow_private=True)
+        client = Client(allow_private=True)
         try:
             url = f"http://127.0.0.1:{port}{path}"
             return await client.send(Request("POST", url, {}, b"{}"))
