@@ -51,27 +51,40 @@ class UnderWay:
     later: int
 
 
-def bots_waited_for(connection: Connection, broadcast_id: str) -> list[Bot]:
-    """Give the bots for which deliveries wait; a look into an index for each."""
-    which = f"broadcast_id = :id AND {WAITS_FOR_ITS_BROADCAST}"
+def bots_waited_for(connection: Connection, broadcasts: Sequence[str]) -> dict[str, list[Bot]]:
+    """Give the bots for which deliveries of broadcasts wait, by broadcast.
+
+    One statement for all; of each bot it looks into an index once.
+    """
+    wanted = _IDS[connection.dialect.name]
+    ids = {"ids": orjson.dumps(list(broadcasts)).decode()}
+    found: dict[str, list[Bot]] = {each: [] for each in broadcasts}
     nowhere = connection.execute(
-        text(f"SELECT 1 FROM delivery WHERE {which} AND platform IS NULL LIMIT 1"),
-        {"id": broadcast_id},
-    ).first()
-    found = [] if nowhere is None else [Bot(None, "")]
-    at: tuple[str, str] | None = ("", "")
-    while at is not None:
-        row = connection.execute(
-            text(
-                f"SELECT platform, account FROM delivery WHERE {which} "
-                "AND (platform, account) > (:platform, :account) "
-                "ORDER BY platform, account LIMIT 1"
-            ),
-            {"id": broadcast_id, "platform": at[0], "account": at[1]},
-        ).first()
-        at = None if row is None else (row.platform, row.account)
-        if at is not None:
-            found.append(Bot(*at))
+        text(
+            f"SELECT id FROM broadcast b WHERE id IN {wanted} AND EXISTS (SELECT 1 FROM delivery "
+            f"WHERE broadcast_id = b.id AND {WAITS_FOR_ITS_BROADCAST} AND platform IS NULL)"
+        ),
+        ids,
+    )
+    for name in nowhere.scalars():
+        found[name].append(Bot(None, ""))
+    first_after = (
+        f"SELECT id FROM delivery WHERE broadcast_id = {{id}} AND {WAITS_FOR_ITS_BROADCAST} "
+        "AND (platform, account) > ({platform}, {account}) ORDER BY platform, account LIMIT 1"
+    )
+    begin = first_after.format(id="b.id", platform="''", account="''")
+    next_ = first_after.format(id="c.broadcast_id", platform="c.platform", account="c.account")
+    rows = connection.execute(
+        text(
+            f"WITH RECURSIVE step(id) AS (SELECT ({begin}) FROM broadcast b WHERE b.id IN {wanted} "
+            f"UNION ALL SELECT ({next_}) FROM step JOIN delivery c ON c.id = step.id) "
+            "SELECT d.broadcast_id, d.platform, d.account FROM step JOIN delivery d "
+            "ON d.id = step.id ORDER BY d.platform, d.account"
+        ),
+        ids,
+    )
+    for row in rows:
+        found[row.broadcast_id].append(Bot(row.platform, row.account))
     return found
 
 
@@ -183,10 +196,15 @@ def _cancel(
     return list(rows.scalars())
 
 
-def is_over(connection: Connection, broadcast_id: str) -> bool:
-    """Tell whether every delivery that there is of a broadcast has ended."""
+def over(connection: Connection, broadcasts: Sequence[str]) -> list[str]:
+    """Give those of these broadcasts of which every delivery that there is has ended."""
     looks = " OR ".join(
-        f"EXISTS (SELECT 1 FROM delivery WHERE broadcast_id = :id AND state = '{state}')"
+        f"EXISTS (SELECT 1 FROM delivery WHERE broadcast_id = b.id AND state = '{state}')"
         for state in _OPEN
     )
-    return not connection.execute(text(f"SELECT {looks}"), {"id": broadcast_id}).scalar_one()
+    wanted = _IDS[connection.dialect.name]
+    rows = connection.execute(
+        text(f"SELECT id FROM broadcast b WHERE id IN {wanted} AND NOT ({looks})"),
+        {"ids": orjson.dumps(list(broadcasts)).decode()},
+    )
+    return list(rows.scalars())

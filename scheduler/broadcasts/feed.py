@@ -87,8 +87,9 @@ class _Asking:
 
 def _by_bot(connection: Connection, running: Sequence[_Running]) -> dict[Bot, list[_Asking]]:
     found: defaultdict[Bot, list[_Asking]] = defaultdict(list)
+    waited_for = by_broadcast.bots_waited_for(connection, [each.id for each in running])
     for each in running:
-        bots = by_broadcast.bots_waited_for(connection, each.id)
+        bots = waited_for[each.id]
         if not bots:
             continue
         counts = by_broadcast.under_way(connection, each.id, within_ms=int(AHEAD_S * 1000))

@@ -5,6 +5,7 @@ the state again under the lock of the broadcast's row.
 """
 
 import time
+from collections.abc import Sequence
 
 import structlog
 from sqlalchemy import Connection, Engine, text
@@ -20,8 +21,8 @@ from worker.database import NOW_MS, reading
 
 _log = structlog.get_logger(__name__)
 
-#: Counting takes at most one part in so many of the time: a million outcomes are some tenths
-#: of a second, and of so many the shares change slowly.
+#: Counting takes at most one part in so many of the time, of all broadcasts together: a million
+#: outcomes are some tenths of a second, and of so many the shares change slowly.
 _COUNTING = 20
 
 
@@ -35,29 +36,30 @@ class Overseer:
     def run(self) -> bool:
         """Do what is to be done; tell whether any broadcast runs."""
         found = _open(self._engine)
+        running = [row for row in found if row.state == BroadcastState.RUNNING]
+        ended = _ended(self._engine, running)
         for row in found:
             match BroadcastState(row.state):
+                case BroadcastState.RUNNING if row.id in ended:
+                    _end(self._engine, row)
                 case BroadcastState.RUNNING:
-                    self._look_at(row)
+                    self._look_at(row, len(running))
                 case BroadcastState.CANCELLED:
                     for _ in finish_cancel(self._engine, row.id):
                         pass
                 case _:
                     _take_back_strays(self._engine, row)
-        running = {row.id for row in found if row.state == BroadcastState.RUNNING}
-        self._count_again = {k: at for k, at in self._count_again.items() if k in running}
+        names = {row.id for row in running}
+        self._count_again = {k: at for k, at in self._count_again.items() if k in names}
         return bool(running)
 
-    def _look_at(self, row: BroadcastRow) -> None:
-        if _has_ended(self._engine, row):
-            _end(self._engine, row)
-            return
+    def _look_at(self, row: BroadcastRow, running: int) -> None:
         begun = time.monotonic()
         if begun < self._count_again.get(row.id, 0.0):
             return
         reason = _reason_to_halt(self._engine, row)
         took = time.monotonic() - begun
-        self._count_again[row.id] = time.monotonic() + took * _COUNTING
+        self._count_again[row.id] = time.monotonic() + took * _COUNTING * running
         if reason is not None:
             with self._engine.begin() as connection:
                 _halt(connection, row, reason)
@@ -97,12 +99,18 @@ def _size_of_canary(row: BroadcastRow) -> int | None:
     return None if size >= row.recipients else size
 
 
-def _has_ended(engine: Engine, row: BroadcastRow) -> bool:
-    canary = _size_of_canary(row)
-    if row.fanned_out < (row.recipients if canary is None else canary):
-        return False
+def _ended(engine: Engine, running: Sequence[BroadcastRow]) -> set[str]:
+    """Give the running broadcasts, and canaries, of which nothing is left to wait for."""
+    fanned_out = [row.id for row in running if _is_fanned_out(row)]
+    if not fanned_out:
+        return set()
     with reading(engine) as connection:
-        return by_broadcast.is_over(connection, row.id)
+        return set(by_broadcast.over(connection, fanned_out))
+
+
+def _is_fanned_out(row: BroadcastRow) -> bool:
+    canary = _size_of_canary(row)
+    return row.fanned_out >= (row.recipients if canary is None else canary)
 
 
 def _end(engine: Engine, row: BroadcastRow) -> None:

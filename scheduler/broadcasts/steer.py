@@ -130,7 +130,7 @@ def finish_cancel(engine: Engine, broadcast_id: str) -> Iterator[int]:
         last = max(batch, default=None)
         yield len(batch)
     with engine.begin() as connection:
-        if by_broadcast.is_over(connection, broadcast_id):
+        if by_broadcast.over(connection, [broadcast_id]):
             connection.execute(
                 text(
                     f"UPDATE broadcast SET ended_ms = {NOW_MS[connection.dialect.name]} "

@@ -161,11 +161,11 @@ def test_no_look_of_the_feed_reads_more_than_it_needs(engine: Engine) -> None:
 
     event.listen(engine, "before_cursor_execute", note)
     with engine.begin() as connection:
-        by_broadcast.bots_waited_for(connection, id_)
+        by_broadcast.bots_waited_for(connection, [id_])
         by_broadcast.first_waiting(connection, id_, Bot("telegram", ""), limit=10)
         by_broadcast.first_waiting(connection, id_, Bot(None, ""), limit=10)
         by_broadcast.under_way(connection, id_, within_ms=4_000)
-        by_broadcast.is_over(connection, id_)
+        by_broadcast.over(connection, [id_])
         by_broadcast.let_go(connection, ["x"])
         by_broadcast.take_back(connection, id_)
         by_broadcast.cancel_let_go(connection, id_)
@@ -185,11 +185,13 @@ def test_no_look_of_the_feed_reads_more_than_it_needs(engine: Engine) -> None:
         assert "SCAN delivery" not in plan, plan
         if "SELECT id FROM delivery WHERE broadcast_id" in statement and "LIMIT" in statement:
             held = (
-                "ix_delivery_waiting" if statement.startswith("SELECT") else "ix_delivery_broadcast"
+                "ix_delivery_broadcast" if statement.startswith("UPDATE") else "ix_delivery_waiting"
             )
             assert held in plan, plan
-            assert "Sort" not in plan, plan
-            assert "TEMP B-TREE" not in plan, plan
+            # The bots of all broadcasts are few, and put in order afterwards.
+            if not statement.startswith("WITH"):
+                assert "Sort" not in plan, plan
+                assert "TEMP B-TREE" not in plan, plan
 
 
 @pytest.mark.parametrize("database", DATABASES)
