@@ -11,7 +11,6 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from itertools import count
 from math import inf
 
@@ -27,7 +26,7 @@ from worker.resolve import Resolved
 _log = structlog.get_logger(__name__)
 
 #: Seconds for which a delivery waits here without a permit; longer waits go into its row.
-#: A broadcast that is paused or cancelled sends for no longer, and a platform that hangs takes
+#: A broadcast that is paused or cancelled sends hardly longer, and a platform that hangs takes
 #: the room of others for no longer: what waits for a sender goes back as well.
 _LONGEST_WAIT_S = 1.5
 #: Deliveries that wait here without a permit.
@@ -39,8 +38,15 @@ _TOGETHER_S = 0.01
 _AFTER_DEFECT_S = 10.0
 #: Seconds for which what stands in line should last the senders; a permit is good for longer.
 _LINE_S = 0.05
-#: Seconds between looks for what waits long, while nothing else is heard of the senders.
+#: Seconds between looks for what waits long for a sender.
 _LOOK_S = 0.5
+#: Looks that make up the time after which something waits long.
+_LOOKS = 3
+#: Of what waits long, so many times what the senders took in that time stays: to claim it again
+#: and again costs more, and it would lose its place.
+_STAYS = 4
+#: The longest line.
+_MOST_IN_LINE = 512
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 
@@ -48,9 +54,9 @@ _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 class Gate:
     """Let deliveries through when their limits allow it; use it on one loop."""
 
-    def __init__(self, limiter: Limiter, later: Callable[[Resolved, float], None]) -> None:
+    def __init__(self, limiter: Limiter, later: Callable[[Resolved, float, str], None]) -> None:
         self._limiter = limiter
-        #: Takes what has to wait for so many seconds.
+        #: Takes what has to wait for so many seconds, and why.
         self._later = later
         self._ready: asyncio.PriorityQueue[tuple[int, float, int, Resolved]] = (
             asyncio.PriorityQueue()
@@ -61,9 +67,11 @@ class Gate:
         #: What nobody has asked for yet: its lane, a tie-breaker, since when, and what.
         self._unasked: list[tuple[int, int, float, Resolved]] = []
         self._asking = 0
-        #: Senders that have nothing to do, and when others took something in the last moment.
+        #: Senders that have nothing to do, when others took something in the last moment, and
+        #: how often one ever did.
         self._idle = 0
-        self._taken: deque[float] = deque()
+        self._taken: deque[float] = deque(maxlen=_MOST_IN_LINE)
+        self._takes = 0
         self._numbers = count()
         self._bell = asyncio.Event()
         self._room = asyncio.Event()
@@ -96,6 +104,8 @@ class Gate:
             now = time.monotonic()
             if now <= until:
                 self._taken.append(now)
+                self._takes += 1
+                self._look_for_room()
                 return resolved
             self.admit([resolved])
 
@@ -113,13 +123,12 @@ class Gate:
 
     async def _ask_on(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S if self._unasked else None):
-                    await self._room.wait()
+            await self._room.wait()
             self._room.clear()
-            self._give_up_waiting()
             room = min(self._longest() - self._ready.qsize(), len(self._unasked))
             asking = [heapq.heappop(self._unasked)[-1] for _ in range(room)]
+            if not asking:
+                continue
             self._asking += len(asking)
             try:
                 await self._ask(asking)
@@ -127,15 +136,24 @@ class Gate:
                 self._asking -= len(asking)
             self._look_for_room()
 
-    def _give_up_waiting(self) -> None:
-        """Hand back what waits for a sender for too long."""
-        since = time.monotonic() - _LONGEST_WAIT_S
-        late = [entry for entry in self._unasked if entry[2] < since]
-        if late:
-            self._unasked = [entry for entry in self._unasked if entry[2] >= since]
-            heapq.heapify(self._unasked)
-        for *_, resolved in late:
-            self._later(resolved, 0.0)
+    async def _hand_back_on(self) -> None:
+        """Hand back what waits long for a sender, but for what the senders will soon take."""
+        takes = deque([0] * _LOOKS, maxlen=_LOOKS)
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            taken = self._takes - takes[0]
+            takes.append(self._takes)
+            late = time.monotonic() - _LOOKS * _LOOK_S
+            unasked, self._unasked = sorted(self._unasked), []
+            for place, entry in enumerate(unasked):
+                *_, since, resolved = entry
+                # A broadcast may be paused: what would not go within a look goes back.
+                broadcast = resolved.claim.lane == Lane.BROADCAST
+                stays = taken / _LOOKS if broadcast else taken * _STAYS
+                if since < late and place >= stays:
+                    self._later(resolved, 0.0, "its platform answers slowly")
+                else:
+                    self._unasked.append(entry)
 
     async def _ask(self, asking: Sequence[Resolved]) -> None:
         try:
@@ -143,7 +161,7 @@ class Gate:
         except Exception:  # noqa: BLE001 - whoever asks here is a loop that must not end
             _log.exception("limiter_raised", deliveries=len(asking))
             for each in asking:
-                self._later(each, _AFTER_DEFECT_S)
+                self._later(each, _AFTER_DEFECT_S, "its limits could not be asked for")
             return
         reach("after_permit")
         now = time.monotonic()
@@ -157,7 +175,7 @@ class Gate:
                 good_s = permit.good_s if permit.granted else None
                 self._wait(each, now + permit.wait_s, good_s)
             else:
-                self._later(each, permit.wait_s)
+                self._later(each, permit.wait_s, "waits for a limit of its platform")
 
     def empty(self) -> list[Resolved]:
         """Give all that waits, to be given back."""
@@ -172,6 +190,7 @@ class Gate:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ask_on())
             group.create_task(self._wake_on())
+            group.create_task(self._hand_back_on())
 
     async def _wake_on(self) -> None:
         while True:

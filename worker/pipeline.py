@@ -9,8 +9,9 @@ takes queued rows that no task has named yet, so the senders never idle between 
 
 import asyncio
 import math
+import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,7 +104,13 @@ class Drain:
 
     def start(self) -> None:
         """Begin to work."""
-        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._renewer())]
+        self._begin(self._pump())
+        self._begin(self._renewer())
+
+    def _begin(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        task.add_done_callback(_end_with)
+        self._tasks.append(task)
 
     async def deliver(self, ids: Sequence[str]) -> None:
         """Deliver these rows; return when each is claimed, or is not ours to try."""
@@ -210,8 +217,9 @@ class Drain:
         for platform, resolved in by_platform.items():
             if platform not in self._gates:
                 gate = self._gates[platform] = Gate(self._limiter, self._wait_in_its_row)
-                self._tasks.append(asyncio.create_task(gate.run()))
-                self._tasks += [asyncio.create_task(self._sender(gate)) for _ in range(IN_FLIGHT)]
+                self._begin(gate.run())
+                for _ in range(IN_FLIGHT):
+                    self._begin(self._sender(gate))
             self._gates[platform].admit(resolved)
 
     def _is_worth_a_transaction(self) -> bool:
@@ -252,8 +260,7 @@ class Drain:
                 if asked.left == 0:
                     asked.done.set()
 
-    def _wait_in_its_row(self, resolved: Resolved, seconds: float) -> None:
-        why = "waits for a limit of its platform" if seconds else "its platform answers slowly"
+    def _wait_in_its_row(self, resolved: Resolved, seconds: float, why: str) -> None:
         self._finish(resolved, _not_now(resolved, seconds, why))
 
     def _finish(self, resolved: Resolved, settlement: Settlement) -> None:
@@ -343,3 +350,10 @@ def _not_now(resolved: Resolved, seconds: float, why: str) -> Settlement:
         failure=Failure(ErrorKind.RATE_LIMITED, why),
         maybe_duplicate=claim.maybe_duplicate,
     )
+
+
+def _end_with(task: asyncio.Task[None]) -> None:
+    """End the process with a part that ended by a defect: its leases would be renewed for ever."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("worker_ends", exc_info=error)
+        os._exit(70)

@@ -34,7 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Seconds for connecting to Redis and for each answer of it.
-_REDIS_TIMEOUT_S = 2.0
+_REDIS_TIMEOUT_S = 1.0
 #: Seconds between looks for what is held for a credential that this process has.
 _RELEASE_S = 30.0
 #: Seconds that a stop waits for sends under way; platforms kill after ten.

@@ -48,7 +48,7 @@ def run(
     later: list[tuple[str, float]] = []
 
     async def main() -> None:
-        gate = Gate(limits, lambda r, s: later.append((r.claim.id, s)))  # type: ignore[arg-type]
+        gate = Gate(limits, lambda r, s, _why: later.append((r.claim.id, s)))  # type: ignore[arg-type]
         waking = asyncio.create_task(gate.run())
         async with asyncio.timeout(10):
             await act(gate, later)
@@ -144,14 +144,37 @@ def test_permits_are_asked_for_as_fast_as_they_are_used() -> None:
 
 def test_what_waits_long_for_a_sender_goes_back_to_its_row() -> None:
     async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
+        await asyncio.sleep(0.01)
         gate.admit([resolved("1", Lane.REPLY), resolved("2", Lane.BROADCAST)])
-        await asyncio.sleep(1)
+        await asyncio.sleep(1.2)
         gate.admit([resolved("new")])
         await asyncio.sleep(1.1)
         # No sender came, and none has to.
         assert sorted(later) == [("1", 0.0), ("2", 0.0)]
         assert gate.claimed_ahead == 1
         assert await taken(gate, 1) == ["new"]
+
+    run(Limits(), act)
+
+
+def test_what_slow_senders_will_soon_take_stays_unless_it_is_a_broadcast() -> None:
+    replies = [f"reply {n}" for n in range(20)]
+    broadcasts = [f"broadcast {n}" for n in range(20)]
+
+    async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
+        async def send_slowly() -> None:
+            while True:
+                took.append((await gate.take()).claim.id)
+                await asyncio.sleep(0.2)
+
+        took: list[str] = []
+        sender = asyncio.create_task(send_slowly())
+        gate.admit(resolved(each, Lane.REPLY) for each in replies)
+        gate.admit(resolved(each, Lane.BROADCAST) for each in broadcasts)
+        await asyncio.sleep(2.2)
+        sender.cancel()
+        assert set(took) < set(replies)
+        assert [id_ for id_, _ in later] == broadcasts
 
     run(Limits(), act)
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 
 import orjson
@@ -41,7 +41,8 @@ if till > (tonumber(redis.call('GET', KEYS[1])) or 0) then
   redis.call('SET', KEYS[1], string.format('%.3f', till), 'PX', ARGV[1])
 end
 """
-#: Seconds after which is asked again while Redis is away.
+#: Seconds after which is asked again while Redis is away: one that is frozen holds up, for as
+#: long as its time limit, everything that asks.
 _AWAY_S = 2.0
 #: Chats whose limits are remembered as their platform told them.
 _MOST_LEARNED = 10_000
@@ -78,6 +79,7 @@ class Limiter:
         self._parts = share
         self._share = Share()
         self._clock = clock
+        self._away_until = -inf
         self._learned: dict[str, Windowed] = {}
 
     async def permit(self, asks: Sequence[Ask]) -> list[Permit]:
@@ -85,18 +87,23 @@ class Limiter:
         if not asks:
             return []
         asked = batch(asks, self._learned)
-        try:
-            waits = await self._in_redis(asked)
-        except (RedisError, OSError) as error:
-            _log.warning("limiter_unreachable", error=type(error).__name__, deliveries=len(asks))
+        waits = await self._in_redis(asked) if self._clock() >= self._away_until else None
+        if waits is None:
             waits = self._without_redis(asked)
         return [
             Permit(wait >= 0, abs(wait) / 1000, good_s)
             for wait, good_s in zip(waits, asked.good_s, strict=True)
         ]
 
-    async def _in_redis(self, asked: Batch) -> list[float]:
-        answers: list[int] = await self._ask(keys=[], args=[in_json(asked)])
+    async def _in_redis(self, asked: Batch) -> list[float] | None:
+        """Give the waits in milliseconds; `None` when Redis does not answer."""
+        try:
+            answers: list[int] = await self._ask(keys=[], args=[in_json(asked)])
+        except (RedisError, OSError) as error:
+            count = len(asked.rows)
+            _log.warning("limiter_unreachable", error=type(error).__name__, deliveries=count)
+            self._away_until = self._clock() + _AWAY_S
+            return None
         return [answer / 1000 for answer in answers]
 
     def _without_redis(self, asked: Batch) -> list[float]:
