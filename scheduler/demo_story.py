@@ -37,6 +37,7 @@ from worker.settings import settings
 
 #: Seconds that everything together may take on a slow machine before the demo gives up.
 _PATIENCE_S = 40.0
+#: Seconds between two looks at what it waits for.
 _LOOK_S = 0.05
 #: Seconds ahead at which the cron reminder is due.
 _SOON_S = 2

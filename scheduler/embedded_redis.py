@@ -20,6 +20,7 @@ _READY_WITHIN_S = 60.0
 #: Seconds that one of an earlier run gets to end.
 _ENDED_WITHIN_S = 10.0
 _ANSWER_WITHIN_S = 2.0
+#: Seconds between two looks at whether one has begun, or ended.
 _POLL_S = 0.02
 
 

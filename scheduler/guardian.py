@@ -15,6 +15,7 @@ from contextlib import suppress
 
 #: Seconds that a round of processes gets to end by itself: a worker with sends takes up to 9.
 GRACE_S = 10.0
+#: Seconds between two looks at whether its processes have ended.
 _POLL_S = 0.05
 #: Announces its own process id and round through what is its input, then becomes the program.
 #: In the child itself, because whoever started it can be gone before it knew the id.

@@ -11,8 +11,9 @@ from itertools import islice
 import orjson
 from sqlalchemy import Connection, Engine, Row, text
 
+from scheduler.cron import Cron
 from scheduler.documents import loads, read_spec
-from scheduler.occurrences import Cron, Spec, upcoming
+from scheduler.occurrences import Spec, upcoming
 from scheduler.tables import FireOutcome, ScheduleState
 from scheduler.when import from_ms
 from worker.database import now_ms, reading

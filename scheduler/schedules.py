@@ -12,9 +12,9 @@ import orjson
 from sqlalchemy import Connection, Engine
 from sqlalchemy import text as sql
 
+from scheduler.cron import cron as read_cron
 from scheduler.documents import delivery_for, loads, read_misfire, read_spec
 from scheduler.occurrences import At, Spec, count_through, next_after, spec_document
-from scheduler.occurrences import cron as read_cron
 from scheduler.occurrences import every as read_every
 from scheduler.producer import _engine
 from scheduler.record import NewFire, record, recorded

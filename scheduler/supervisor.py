@@ -36,6 +36,8 @@ DEAF_AFTER_S = 120.0
 _LOOK_S = 0.2
 #: Seconds that the sandbox gets until it answers.
 _SANDBOX_WITHIN_S = 20.0
+#: Seconds between two looks at whether it does: everything else waits for it.
+_SANDBOX_LOOK_S = 0.05
 
 
 class AlreadyUp(MirrorpostError):
@@ -214,7 +216,7 @@ class _Supervisor:
                 raise _Stopped
             if child.has_ended() or time.monotonic() >= deadline:
                 raise Misconfigured(f"the sandbox does not start on port {port}")
-            time.sleep(_LOOK_S / 4)
+            time.sleep(_SANDBOX_LOOK_S)
         return sandbox_environment(_sandbox_url(port))
 
     def _add(self, program: Program) -> Child:

@@ -194,9 +194,9 @@ def rescue(
     lock = "" if dialect == "sqlite" else "FOR UPDATE SKIP LOCKED"
     names = {f"k{n}": name for n, name in enumerate(keyed)}
     names |= {f"a{n}": name for n, name in enumerate(asked)}
-    safe = (
-        f"(action <> 'send' OR COALESCE(platform IN ({', '.join(f':{n}' for n in names)}), false))"
-    )
+    # PostgreSQL knows no empty list; nothing is in one of NULL.
+    listed = ", ".join(f":{n}" for n in names) or "NULL"
+    safe = f"(action <> 'send' OR COALESCE(platform IN ({listed}), false))"
     values: dict[str, object] = {**names, "min_age_ms": min_age_ms, "at_ms": at_ms}
     rows = connection.execute(_rescue(dialect, safe, lock), values).all()
     if rows:

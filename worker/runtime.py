@@ -20,12 +20,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from resolvers import IdentityResolverProtocol
 from resolvers.load import load_resolver
 from worker import outbox
+from worker.bots import Bots
 from worker.database import check_schema, engine, reading
 from worker.errors import Refused
 from worker.http import Client
 from worker.limiter import Limiter
 from worker.pipeline import Drain
-from worker.send import Bots
 from worker.settings import Settings, settings
 
 _log = structlog.get_logger(__name__)

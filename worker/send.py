@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from resolvers import clear_session_context, set_session_context
 from worker.actions import Action
 from worker.amend import amend, message_ids, steps
+from worker.bots import Bots
 from worker.doubt import Way, ask, by_policy, choose, needs_note, passes
 from worker.errors import Misconfigured
 from worker.http import Client
-from worker.log import redact
 from worker.outbox import Claimed
 from worker.platforms import platform, platforms
 from worker.platforms.base import (
@@ -30,53 +30,17 @@ from worker.platforms.base import (
 )
 from worker.rendering.split import parts_of
 from worker.resolve import Resolved, Stop
-from worker.settings import Settings, credential_print, credentials, missing_variables, secrets
+from worker.settings import Settings, missing_variables
 from worker.states import State
 from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt
 from worker.verdict import Place, Settlement, judge
 
+# With `Bots`, which callers of `send` take from here.
+__all__ = ["Bots", "Note", "send"]
+
 #: Notes before a send, and for good, that it may be accepted from now on; `False` when the
 #: delivery is not this worker's any more.
 Note = Callable[[Claimed], Awaitable[bool]]
-
-
-class Bots:
-    """The credentials of this process, read once."""
-
-    def __init__(self) -> None:
-        self._bots: dict[tuple[str, str], tuple[Bot | None, str]] = {}
-        self._refused: dict[tuple[str, str], tuple[Stop, float]] = {}
-        self._secrets = secrets(platforms())
-
-    def get(self, name: str, account: str = "") -> tuple[Bot | None, str]:
-        """Give a bot and its credential's fingerprint; `None` while a variable is missing."""
-        found = self._bots.get((name, account))
-        if found is None:
-            bot = credentials(platform(name), account)
-            found = self._bots[name, account] = (bot, credential_print(bot))
-        return found
-
-    def refuse(self, name: str, account: str, failure: Failure) -> None:
-        """Remember that a platform refused a credential, for what is claimed already."""
-        stop = Stop(State.HELD, failure, self.get(name, account)[1])
-        self._refused[name, account] = (stop, time.monotonic())
-
-    def refused(self, name: str, account: str, read_s: float) -> Stop | None:
-        """Give what becomes of a bot's delivery if its credential was refused after `read_s`.
-
-        What was noted before was read with the claim, and may be taken back since.
-        """
-        stop, since_s = self._refused.get((name, account), (None, 0.0))
-        return stop if since_s > read_s else None
-
-    def hide(self, failure: Failure) -> Failure:
-        """Give a failure whose words have no secret in them and fit a column."""
-        text = redact(failure.text, self._secrets).replace("\0", "")[:500]
-        # Some platforms' codes are words, which may repeat what they were told.
-        code = failure.code and redact(failure.code, self._secrets).replace("\0", "")[:500]
-        if (text, code) == (failure.text, failure.code):
-            return failure
-        return replace(failure, text=text, code=code)
 
 
 @dataclass(frozen=True, slots=True)

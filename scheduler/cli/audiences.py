@@ -8,7 +8,7 @@ import typer
 
 from scheduler.cli.output import (
     Json,
-    fail,
+    fail_usage,
     iso,
     note,
     print_json,
@@ -64,11 +64,10 @@ def create(  # noqa: PLR0917 - every parameter is an option of its own
         kind for kind, value in {**queries, "list": file}.items() if value not in (None, False)
     ]
     if len(given) != 1 or (skip_bad and file is None):
-        fail(
+        fail_usage(
             "name one of --everybody, --tag, --platform, --file (with or without --skip-bad) "
             "and --generator"
         )
-        raise typer.Exit(2)
     say_only_errors()
     engine = database()
     if file is not None:

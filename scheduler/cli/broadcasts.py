@@ -8,13 +8,14 @@ import typer
 
 from scheduler.cli.output import (
     Json,
-    fail,
+    fail_usage,
     iso,
     note,
     print_json,
     print_line,
     print_lines,
     print_table,
+    shown_duration,
     shown_time,
 )
 from scheduler.cli.progress import progress
@@ -61,11 +62,9 @@ def create(  # noqa: PLR0917 - every parameter is an option of its own
     from scheduler.broadcasts import drafts
 
     if (text is None) is (text_file is None):
-        fail("give the message by one of --text and --text-file")
-        raise typer.Exit(2)
+        fail_usage("give the message by one of --text and --text-file")
     if canary is None and canary_then is not None:
-        fail("--canary-then says what follows a canary: name --canary too")
-        raise typer.Exit(2)
+        fail_usage("--canary-then says what follows a canary: name --canary too")
     body = text if text is not None else _read(text_file)
     made = drafts.create(
         database(),
@@ -127,7 +126,9 @@ def _show_report(report: dict[str, Any]) -> None:
             (
                 place["platform"] + (f"@{place['account']}" if place["account"] else ""),
                 place["recipients"],
-                "no limit of the bot's" if place["seconds"] is None else _span(place["seconds"]),
+                "no limit of the bot's"
+                if place["seconds"] is None
+                else shown_duration(place["seconds"]),
             )
             for place in report["platforms"]
         ],
@@ -136,7 +137,7 @@ def _show_report(report: dict[str, Any]) -> None:
     print_lines([""])
     counts = [
         ("recipients", report["recipients"]),
-        ("takes at least", _span(report["seconds"])),
+        ("takes at least", shown_duration(report["seconds"])),
         ("duplicates merged", report["duplicates_merged"]),
         *((f"left out: {why.replace('_', ' ')}", n) for why, n in report["left_out"].items()),
         ("without a known time zone", report["without_time_zone"]),
@@ -152,19 +153,6 @@ def _show_report(report: dict[str, Any]) -> None:
         note(f"left out: {lack['person']}: {lack['why']}")
     for warning in report["warnings"]:
         note(f"warning: {warning}")
-
-
-def _span(seconds: int) -> str:
-    """Give a number of seconds as people read it."""
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {rest} s"
-        if minutes
-        else (f"{rest} s")
-    )
 
 
 @app.command(epilog="Example: mirrorpost broadcast start spring")

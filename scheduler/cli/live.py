@@ -44,6 +44,7 @@ def _lines(look: Callable[[], "Progress"]) -> "Progress":
 
 
 def _wait(begun: float, least_s: float) -> None:
+    """Wait for the next look: others move the broadcast, and none could tell this process."""
     time.sleep(max(least_s, (time.monotonic() - begun) * _LOOKING))
 
 

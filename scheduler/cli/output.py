@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -86,6 +86,12 @@ def note(text: str) -> None:
 def fail(text: str) -> None:
     """Say in one line why a command did not do what it was asked."""
     note(f"mirrorpost: {text}")
+
+
+def fail_usage(text: str) -> NoReturn:
+    """Say in one line what is wrong with how a command was called, and end it."""
+    fail(text)
+    raise typer.Exit(2)
 
 
 def _console() -> "Console":

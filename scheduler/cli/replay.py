@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from scheduler.cli.fields import parse_moment
-from scheduler.cli.output import Json, fail, note, print_json, print_line
+from scheduler.cli.output import Json, fail_usage, note, print_json, print_line
 from scheduler.cli.progress import progress, uninterrupted
 from scheduler.cli.state import database, say_only_errors
 
@@ -48,8 +48,9 @@ def retry(  # noqa: PLR0917 - every parameter is an option of its own
     say_only_errors()
     filtered = (status, platform, since, error_kind) != (None,) * 4
     if bool(ids) is filtered:
-        fail("name ids or a filter (--status, --platform, --since, --error-kind), one of both")
-        raise typer.Exit(2)
+        fail_usage(
+            "name ids or a filter (--status, --platform, --since, --error-kind), one of both"
+        )
     engine = database()
     if ids and not dry_run:
         found = replay.retry(engine, ids)
@@ -108,8 +109,7 @@ def resolve(
     from worker.by_hand import Resolution
 
     if what not in set(Resolution):
-        fail(f"{what!r} is none of {', '.join(Resolution)}")
-        raise typer.Exit(2)
+        fail_usage(f"{what!r} is none of {', '.join(Resolution)}")
     say_only_errors()
     done = replay.resolve(database(), id_, Resolution(what))
     if json:

@@ -14,6 +14,7 @@ from scheduler.cli.live import follow
 from scheduler.cli.output import (
     Json,
     fail,
+    fail_usage,
     iso,
     note,
     print_json,
@@ -112,8 +113,7 @@ def results(
     engine = database()
     broadcast = named(engine, name)
     if json and csv_file is not None:
-        fail("--json goes to standard output, --csv-file is for CSV: say one of both")
-        raise typer.Exit(2)
+        fail_usage("--json goes to standard output, --csv-file is for CSV: say one of both")
     found = stream(engine, broadcast)
     if json:
         _print_array(_as_object(result) for result in found)

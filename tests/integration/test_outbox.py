@@ -120,6 +120,17 @@ def test_a_settle_that_comes_twice_records_one_attempt(engine: Engine) -> None:
         assert connection.execute(text("SELECT count(*) FROM attempt")).scalar() == 3
 
 
+def test_a_lost_lease_is_taken_up_where_no_platform_can_tell_what_was_sent(engine: Engine) -> None:
+    [id_] = put(engine)
+    claim(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE delivery SET lease_until_ms = 1"))
+        rescued = due.rescue(connection, keyed=[], asked=[])
+        doubled = connection.execute(text("SELECT maybe_duplicate FROM delivery")).scalar()
+    assert [each.id for each in rescued] == [id_]
+    assert doubled
+
+
 def test_of_one_key_twice_in_one_batch_one_is_stored(engine: Engine) -> None:
     with engine.begin() as connection:
         new = [check(to="telegram:5", text="x", key="k") for _ in range(2)]

@@ -118,15 +118,14 @@ def _insert_row(n: int, delivery: NewDelivery) -> dict[str, object]:
 @cache
 def _insert_statement(dialect: str) -> TextClause:
     now = NOW_MS[dialect]
+    own = ", ".join(name for name in _INSERT if name not in {"at_ms", "n"})
     return text(
         f"""
-        INSERT INTO delivery (id, key, body_hash, target, platform, account, chat_id, thread_id,
-            text, metadata, reply_to, silent, source, topic, lane, policy, order_key, seq, state,
-            due_ms, expires_ms, created_ms, attempt, attempts_used, published_ms, maybe_duplicate)
-        SELECT id, key, body_hash, target, platform, account, chat_id, thread_id, text, metadata,
-            reply_to, silent, source, topic, lane, policy, order_key, {SEQ_OF_NEW[dialect]},
+        INSERT INTO delivery ({own}, seq, state,
+            due_ms, created_ms, attempt, attempts_used, published_ms, maybe_duplicate)
+        SELECT {own}, {SEQ_OF_NEW[dialect]},
             CASE WHEN at_ms > {now} THEN 'scheduled' ELSE 'queued' END,
-            COALESCE(at_ms, {now}), expires_ms, {now}, 0, 0, {now}, false
+            COALESCE(at_ms, {now}), {now}, 0, 0, {now}, false
         FROM ({rows_from_json(dialect, _INSERT)}) AS r WHERE true ORDER BY n
         ON CONFLICT (key) DO NOTHING
         RETURNING id, state
