@@ -23,6 +23,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
+from worker.bots import Bots
 from worker.etiquette import Rules
 from worker.failpoints import reach
 from worker.gate import Gate
@@ -32,7 +33,7 @@ from worker.limiter import Limiter
 from worker.outbox import Claimed
 from worker.platforms.base import Dedup
 from worker.resolve import Resolved
-from worker.send import Bots, send
+from worker.send import send
 from worker.settings import Settings
 from worker.states import State
 from worker.taxonomy import ErrorKind, Failure

@@ -36,8 +36,6 @@ from worker.taxonomy import ErrorKind, Failure, Outcome, Receipt
 from worker.verdict import Place, Settlement, judge
 
 # With `Bots`, which callers of `send` take from here.
-__all__ = ["Bots", "Note", "send"]
-
 #: Notes before a send, and for good, that it may be accepted from now on; `False` when the
 #: delivery is not this worker's any more.
 Note = Callable[[Claimed], Awaitable[bool]]

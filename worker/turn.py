@@ -16,11 +16,11 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from resolvers import IdentityResolverProtocol
 from worker import etiquette, order, outbox, suppress
+from worker.bots import Bots
 from worker.dead import Standing
 from worker.failpoints import reach
 from worker.mirror_batch import MirrorRefusedError, mirror_sent
 from worker.resolve import Resolved, resolve
-from worker.send import Bots
 from worker.states import ENDS, State
 from worker.verdict import Settlement
 

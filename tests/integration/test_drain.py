@@ -12,13 +12,13 @@ from sqlalchemy.exc import OperationalError
 from resolvers import SqlIdentityResolver
 from tests.waiting import wait_until
 from worker import due, etiquette, outbox, pipeline
+from worker.bots import Bots
 from worker.database import engine as engine_of
 from worker.database import migrate
 from worker.intake import check
 from worker.limiter import Ask, Permit
 from worker.pipeline import Drain
 from worker.platforms.base import Request, Response
-from worker.send import Bots
 from worker.settings import Settings, _environment
 
 
@@ -145,3 +145,29 @@ def test_what_was_claimed_when_the_database_failed_right_after_goes_out_as_if_no
     row = worker.row(second)
     assert failing
     assert (row.attempts_used, bool(row.maybe_duplicate), worker.client.sent) == (1, False, 2)
+
+
+def test_a_part_that_a_defect_ends_ends_the_process_so_that_its_leases_run_out(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = worker.put()
+    with worker.engine.begin() as connection:
+        connection.execute(text("UPDATE delivery SET lane = 'nonsense'"))
+    ended = asyncio.Event()
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(pipeline.os, "_exit", end)
+
+    async def act(drain: Drain) -> None:
+        drain.start()
+        delivering = asyncio.create_task(drain.deliver([id_]))
+        await ended.wait()
+        delivering.cancel()
+        drain._held.let_go([(id_, 1)])
+
+    worker.run(act)
+    assert codes == [70]

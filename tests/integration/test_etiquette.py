@@ -14,6 +14,7 @@ from resolvers import SqlIdentityResolver
 from tests.waiting import wait_until
 from tests.workers import DATABASES, running_site
 from worker import due, outbox
+from worker.bots import Bots
 from worker.database import engine as engine_of
 from worker.database import migrate, now_ms
 from worker.etiquette import Rules
@@ -24,7 +25,6 @@ from worker.people.cap import Cap, OverCap
 from worker.people.lookup import is_any_opted_out, opt_outs, sent_times, time_zones
 from worker.people.quiet import Quiet, QuietHours
 from worker.resolve import Resolved
-from worker.send import Bots
 from worker.states import State
 from worker.turn import Finished, Turns, Wanted
 from worker.verdict import Settlement
