@@ -18,7 +18,7 @@ import structlog
 
 from worker.failpoints import reach
 from worker.lanes import Lane
-from worker.limiter import Ask, Limiter
+from worker.limiter import Ask, Limiter, rates
 from worker.platforms import platforms
 from worker.platforms.base import OpensChats
 from worker.resolve import Resolved
@@ -47,6 +47,8 @@ _LOOKS = 3
 _STAYS = 4
 #: The longest line.
 _MOST_IN_LINE = 512
+#: Seconds ahead for which those that were refused are told apart.
+_FURTHEST_S = 60.0
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 
@@ -64,6 +66,8 @@ class Gate:
         #: When, a tie-breaker, for how long its permit is good then, and what.
         self._waiting: list[tuple[float, int, float | None, Resolved]] = []
         self._granted = 0
+        #: When, of each account and lane, the last one that was refused is to ask again.
+        self._refused: dict[tuple[str, str], float] = {}
         #: What nobody has asked for yet: its lane, a tie-breaker, since when, and what.
         self._unasked: list[tuple[int, int, float, Resolved]] = []
         self._asking = 0
@@ -168,14 +172,29 @@ class Gate:
         for each, permit in zip(asking, permits, strict=True):
             if permit.granted and permit.wait_s <= 0:
                 self._let_go(each, now + permit.good_s)
-            elif permit.granted or (
-                permit.wait_s <= _LONGEST_WAIT_S
-                and len(self._waiting) - self._granted < _MOST_WAITING
-            ):
-                good_s = permit.good_s if permit.granted else None
-                self._wait(each, now + permit.wait_s, good_s)
+            elif permit.granted:
+                self._wait(each, now + permit.wait_s, permit.good_s)
             else:
-                self._later(each, permit.wait_s, "waits for a limit of its platform")
+                self._refuse(each, self._in_turn(each, permit.wait_s, now), now)
+
+    def _in_turn(self, resolved: Resolved, wait_s: float, now: float) -> float:
+        """Give for how long it waits: what comes in many batches would all come again at once.
+
+        Broadcasts wait in a line that all workers know.
+        """
+        place, lane = resolved.place, resolved.claim.lane
+        per_s = rates(place.platform or "", place.account).per_s
+        if per_s is None or lane == Lane.BROADCAST:
+            return wait_s
+        turn = max(now, self._refused.get((place.account, lane), now)) + 1 / per_s
+        self._refused[place.account, lane] = min(turn, now + _FURTHEST_S)
+        return max(wait_s, turn - now)
+
+    def _refuse(self, resolved: Resolved, wait_s: float, now: float) -> None:
+        if wait_s <= _LONGEST_WAIT_S and len(self._waiting) - self._granted < _MOST_WAITING:
+            self._wait(resolved, now + wait_s, None)
+        else:
+            self._later(resolved, wait_s, "waits for a limit of its platform")
 
     def empty(self) -> list[Resolved]:
         """Give all that waits, to be given back."""

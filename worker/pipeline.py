@@ -10,7 +10,8 @@ takes queued rows that no task has named yet, so the senders never idle between 
 import asyncio
 import math
 import os
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -50,6 +51,10 @@ T = TypeVar("T")
 IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
 AHEAD = 384
+#: So many tasks within so many seconds are a stream: there is more behind it, and what is not
+#: claimed waits for its task behind those of everybody else.
+_STREAM = 8
+_STREAM_S = 0.25
 #: Seconds that outcomes wait for company before they are committed.
 _LINGER_S = 0.03
 #: Seconds before a transaction that failed is tried again.
@@ -97,6 +102,7 @@ class Drain:
         self._finished: list[Finished] = []
         self._bell = asyncio.Event()
         self._more = False
+        self._came: deque[float] = deque(maxlen=_STREAM)
         #: Messages under way to a platform, whose outcome comes soon.
         self._sending = 0
         self._stopping = False
@@ -118,6 +124,9 @@ class Drain:
         fresh = [i for i in dict.fromkeys(ids) if i not in self._asked and i not in self._held]
         if not fresh or self._stopping:
             return
+        self._came.append(time.monotonic())
+        if len(self._came) == _STREAM and self._came[-1] - self._came[0] < _STREAM_S:
+            self._more = True
         asked = _Asked(len(fresh), asyncio.Event())
         self._asked.update(dict.fromkeys(fresh, asked))
         self._bell.set()

@@ -143,3 +143,22 @@ def test_a_worker_does_not_start_with_a_limit_that_it_could_not_keep(
             process.prepare()
     finally:
         settings._environment.cache_clear()
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_flood_of_replies_of_one_bot_holds_up_no_other_bots(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    second = {"TELEGRAM_BOT_TOKEN_SECOND": "7700002:tg2-Lk5rTq88XvBn3Hs0"}
+    with (
+        running_site(request, database, second, limits=True) as site,
+        site.worker(processes=1),
+        site.scheduler(),
+    ):
+        # One task each, so that a minute of one bot's pace stands in the queue before the other's.
+        flood = [site.enqueue(f"telegram:{n}", "flood") for n in range(1, 1_501)]
+        others = [site.enqueue(f"telegram@second:{9_000 + n}", "quick") for n in range(5)]
+        rows = [site.reaches(id_, "sent", 20) for id_ in others]
+        assert max((row.ended_ms or 0) - row.created_ms for row in rows) < 2_000
+        assert site.delivery(flood[-1]).state != "sent"
+        assert site.sandbox.answers("telegram").keys() == {"200"}

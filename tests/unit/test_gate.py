@@ -142,6 +142,24 @@ def test_permits_are_asked_for_as_fast_as_they_are_used() -> None:
     )
 
 
+def test_those_that_are_refused_in_many_batches_come_again_one_after_the_other() -> None:
+    refused = Permit(granted=False, wait_s=0.1, good_s=0.1)
+    chats = [str(n) for n in range(300)]
+
+    async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
+        senders = [asyncio.create_task(gate.take()) for _ in range(20)]
+        for first in range(0, 300, 20):
+            gate.admit(resolved(chat) for chat in chats[first : first + 20])
+            await asyncio.sleep(0.001)
+        # At Telegram's thirty a second: ten seconds' worth.
+        assert 9 < max(seconds for _, seconds in later) < 11
+        assert len({round(seconds, 1) for _, seconds in later}) > 50
+        for sender in senders:
+            sender.cancel()
+
+    run(Limits({chat: [refused] for chat in chats}), act)
+
+
 def test_what_waits_long_for_a_sender_goes_back_to_its_row() -> None:
     async def act(gate: Gate, later: list[tuple[str, float]]) -> None:
         await asyncio.sleep(0.01)
