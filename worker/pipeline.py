@@ -10,13 +10,11 @@ takes queued rows that no task has named yet, so the senders never idle between 
 import asyncio
 import math
 import os
-import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import ParamSpec, TypeVar
 
 import structlog
@@ -24,6 +22,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from resolvers import IdentityResolverProtocol
+from worker.asked import Asked
 from worker.bots import Bots
 from worker.etiquette import Rules
 from worker.failpoints import reach
@@ -51,22 +50,10 @@ T = TypeVar("T")
 IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
 AHEAD = 384
-#: So many tasks within so many seconds are a stream: there is more behind it, and what is not
-#: claimed waits for its task behind those of everybody else.
-_STREAM = 8
-_STREAM_S = 0.25
 #: Seconds that outcomes wait for company before they are committed.
 _LINGER_S = 0.03
 #: Seconds before a transaction that failed is tried again.
 _DATABASE_RETRY_S = 0.5
-
-
-@dataclass(slots=True)
-class _Asked:
-    """What one task waits for."""
-
-    left: int
-    done: asyncio.Event
 
 
 class Drain:
@@ -97,12 +84,11 @@ class Drain:
             rules=Rules.of(settings),
         )
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
-        self._asked: dict[str, _Asked] = {}
+        self._asked = Asked()
         self._held = Leases(settings.lease_s)
         self._finished: list[Finished] = []
         self._bell = asyncio.Event()
         self._more = False
-        self._came: deque[float] = deque(maxlen=_STREAM)
         #: Messages under way to a platform, whose outcome comes soon.
         self._sending = 0
         self._stopping = False
@@ -124,18 +110,15 @@ class Drain:
         fresh = [i for i in dict.fromkeys(ids) if i not in self._asked and i not in self._held]
         if not fresh or self._stopping:
             return
-        self._came.append(time.monotonic())
-        if len(self._came) == _STREAM and self._came[-1] - self._came[0] < _STREAM_S:
-            self._more = True
-        asked = _Asked(len(fresh), asyncio.Event())
-        self._asked.update(dict.fromkeys(fresh, asked))
+        claimed = self._asked.add(fresh)
+        self._more = self._more or self._asked.is_stream
         self._bell.set()
-        await asked.done.wait()
+        await claimed.wait()
 
     async def stop(self, within_s: float) -> None:
         """Give back what is not under way, wait for what is, and settle it."""
         self._stopping = True
-        self._forget(list(self._asked))
+        self._asked.forget(self._asked.first(len(self._asked)))
         # A claim that is under way ends first, and gives back what it took.
         async with self._turning:
             pass
@@ -172,7 +155,7 @@ class Drain:
         finished, self._finished = self._finished, []
         room = 0 if self._stopping else self._room()
         claims = self._claims()
-        ids = list(islice(self._asked, room)) if claims else []
+        ids = self._asked.first(room) if claims else []
         wanted = Wanted(ids, anything=claims and self._more, limit=room)
         until = self._held.until()
         try:
@@ -183,7 +166,7 @@ class Drain:
             await asyncio.sleep(_DATABASE_RETRY_S)
             return True
         except Exception as error:  # noqa: BLE001 - whatever one row does, the others go on
-            self._forget(ids)
+            self._asked.forget(ids)
             await self._settle_singly(finished, error)
             return True
         if finished:
@@ -194,7 +177,7 @@ class Drain:
         self._more = got.more or (self._more and not wanted.anything)
         self._held.add((r.claim for r in got.claimed), until)
         # What was asked for is claimed now, or is ended, not due, or somebody else's.
-        self._forget(ids)
+        self._asked.forget(ids)
         if self._stopping:
             await self._give_back(got.claimed)
         else:
@@ -213,7 +196,7 @@ class Drain:
 
     def _claims(self) -> bool:
         """Tell whether there is something to claim and room for it."""
-        wanted = bool(self._asked) or self._more
+        wanted = len(self._asked) > 0 or self._more
         return wanted and not self._stopping and self._room() >= MANY
 
     def _room(self) -> int:
@@ -261,14 +244,6 @@ class Drain:
 
     async def _note(self, claim: Claimed) -> bool:
         return await self._in_database(self._turns.note, claim)
-
-    def _forget(self, ids: Sequence[str]) -> None:
-        for id_ in ids:
-            asked = self._asked.pop(id_, None)
-            if asked is not None:
-                asked.left -= 1
-                if asked.left == 0:
-                    asked.done.set()
 
     def _wait_in_its_row(self, resolved: Resolved, seconds: float, why: str) -> None:
         self._finish(resolved, _not_now(resolved, seconds, why))
