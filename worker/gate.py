@@ -38,6 +38,8 @@ _TOGETHER_S = 0.01
 _AFTER_DEFECT_S = 10.0
 #: Seconds for which what stands in line should last the senders; a permit is good for longer.
 _LINE_S = 0.05
+#: Seconds over which is counted what they take; slow ones that begin together take in bursts.
+_LATELY_S = 0.25
 #: Seconds between looks for what waits long for a sender.
 _LOOK_S = 0.5
 #: Looks that make up the time after which something waits long.
@@ -45,8 +47,8 @@ _LOOKS = 3
 #: Of what waits long, so many times what the senders took in that time stays: to claim it again
 #: and again costs more, and it would lose its place.
 _STAYS = 4
-#: The longest line.
-_MOST_IN_LINE = 512
+#: What is counted at most.
+_MOST_LATELY = 2048
 #: Seconds ahead for which those that were refused are told apart.
 _FURTHEST_S = 60.0
 
@@ -71,10 +73,10 @@ class Gate:
         #: What nobody has asked for yet: its lane, a tie-breaker, since when, and what.
         self._unasked: list[tuple[int, int, float, Resolved]] = []
         self._asking = 0
-        #: Senders that have nothing to do, when others took something in the last moment, and
-        #: how often one ever did.
+        #: Senders that have nothing to do, when others took something lately, and how often one
+        #: ever did.
         self._idle = 0
-        self._taken: deque[float] = deque(maxlen=_MOST_IN_LINE)
+        self._taken: deque[float] = deque(maxlen=_MOST_LATELY)
         self._takes = 0
         self._numbers = count()
         self._bell = asyncio.Event()
@@ -119,11 +121,11 @@ class Gate:
             self._room.set()
 
     def _longest(self) -> int:
-        """Give how long the line may be, going by what the senders took in the last moment."""
-        since = time.monotonic() - _LINE_S
+        """Give how long the line may be, going by what the senders took lately."""
+        since = time.monotonic() - _LATELY_S
         while self._taken and self._taken[0] < since:
             self._taken.popleft()
-        return self._idle + len(self._taken)
+        return self._idle + int(len(self._taken) * _LINE_S / _LATELY_S)
 
     async def _ask_on(self) -> None:
         while True:
@@ -147,15 +149,18 @@ class Gate:
             await asyncio.sleep(_LOOK_S)
             taken = self._takes - takes[0]
             takes.append(self._takes)
-            late = time.monotonic() - _LOOKS * _LOOK_S
+            now = time.monotonic()
             unasked, self._unasked = sorted(self._unasked), []
             for place, entry in enumerate(unasked):
                 *_, since, resolved = entry
-                # A broadcast may be paused: what would not go within a look goes back.
+                # A broadcast may be paused: what would not go within a look goes back a look
+                # earlier, and for so long that it can be taken back.
                 broadcast = resolved.claim.lane == Lane.BROADCAST
+                late_s = (_LOOKS - broadcast) * _LOOK_S
                 stays = taken / _LOOKS if broadcast else taken * _STAYS
-                if since < late and place >= stays:
-                    self._later(resolved, 0.0, "its platform answers slowly")
+                if now - since > late_s and place >= stays:
+                    again_s = _LOOKS * _LOOK_S if broadcast else 0.0
+                    self._later(resolved, again_s, "its platform answers slowly")
                 else:
                     self._unasked.append(entry)
 

@@ -1,5 +1,6 @@
 """Pausing, resuming and cancelling a broadcast; what ends it, and what makes it halt by itself."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -305,3 +306,18 @@ def test_a_pause_and_a_cancel_act_while_workers_send(
         row = wait_until(lambda: stored(site.engine, id_).ended_ms, 5, "its end")
         assert row
         assert len(site.sandbox.accepted("telegram")) == states(site.engine, id_)["sent"]
+
+
+def test_a_pause_acts_at_once_on_a_slow_platform_without_a_limit(
+    request: pytest.FixtureRequest,
+) -> None:
+    with running_site(request, "sqlite") as site, site.worker(), site.scheduler():
+        site.sandbox.fault("telegram", None, "slow", seconds=1.0)
+        id_ = make(site.engine, telegram(3_000))
+        wait_until(lambda: states(site.engine, id_).get("sent", 0) > 200, 30, "it to run")
+        steer.pause(site.engine, "news")
+        time.sleep(3.5)
+        # Two seconds, one for the answers to what had left by then, and some for this machine.
+        sent = states(site.engine, id_).get("sent", 0)
+        wait_until(lambda: set(states(site.engine, id_)) == {"sent", "held"}, 5, "the pause")
+        assert states(site.engine, id_)["sent"] == sent < 3_000
