@@ -4,6 +4,7 @@ The sandbox has none. In a thread of the bench, so what it took is at hand.
 """
 
 import random
+import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
@@ -21,12 +22,15 @@ class Homeserver:
         taken: Room, text and event id of what a reader sees, in order.
         fault: What goes wrong now, in the sandbox's words; `None` for nothing.
         answers_in_s: How long it takes at most to accept an event.
+        token: The access token of the run. What an ended run's workers sent may be read only
+            now, and is no event of this one.
     """
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, str, str]] = []
         self.fault: str | None = None
         self.answers_in_s = 0.0
+        self.token = ""
         self._known: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -46,8 +50,9 @@ class Homeserver:
         self._thread.start()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Begin anew, with another token."""
         with self._lock:
+            self.token = f"mx-chaos-{secrets.token_hex(4)}"
             self.fault = None
             self.taken.clear()
             self._known.clear()
@@ -67,6 +72,9 @@ class Homeserver:
             self._answer(handler, int(fault), {"errcode": _ERRORS[fault], "retry_after_ms": 700})
             return
         self._closing.wait(random.uniform(0, self.answers_in_s))
+        if handler.headers["authorization"] != f"Bearer {self.token}":
+            self._answer(handler, 401, {"errcode": "M_UNKNOWN_TOKEN"})
+            return
         event = self._take(unquote(path[_ROOM]), unquote(path[_TRANSACTION]), body["body"])
         if fault in {"hang", "drop"}:
             if fault == "hang":

@@ -6,4 +6,7 @@ REGRESSIONS: tuple[tuple[str, str, int, int], ...] = (
     ("clock-stepped", "sqlite", 1, 80),
     # A worker asked to stop waited for a lock that its own interrupted intake kept.
     ("rolling-restart", "sqlite", 51, 500),
+    # Three Matrix messages came once more, under another transaction than this run's: since
+    # then the homeserver takes nothing under the token of the run before.
+    ("accept-then-hang", "postgresql", 20261124, 500),
 )

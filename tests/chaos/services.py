@@ -43,7 +43,7 @@ def new_site(services: Services, database: str, folder: Path) -> Iterator[Site]:
     services.homeserver.forget()
     variables = {
         "MATRIX_HOMESERVER": services.homeserver.url,
-        "MATRIX_ACCESS_TOKEN": "mx-chaos-5tK",
+        "MATRIX_ACCESS_TOKEN": services.homeserver.token,
         "MIRRORPOST_WEBHOOK_SECRET": _SECRET,
         "MIRRORPOST_WEBHOOK_ALLOW_PRIVATE": "true",
         "MIRRORPOST_LEASE_S": str(LEASE_S),
