@@ -104,6 +104,9 @@ class _Server(ThreadingHTTPServer):
     """Serve clients that may be killed at any time."""
 
     daemon_threads = True
+    #: With the library's five a burst overflows the queue, and the kernel hands in seconds later
+    #: what its client has long given up.
+    request_queue_size = 1024
 
     def handle_error(self, *_: object) -> None:
         """Say nothing of a client that is gone."""

@@ -6,7 +6,6 @@ REGRESSIONS: tuple[tuple[str, str, int, int], ...] = (
     ("clock-stepped", "sqlite", 1, 80),
     # A worker asked to stop waited for a lock that its own interrupted intake kept.
     ("rolling-restart", "sqlite", 51, 500),
-    # Three Matrix messages came once more, under another transaction than this run's: since
-    # then the homeserver takes nothing under the token of the run before.
+    # Three Matrix messages came once more: late requests of the run before, see `tests.chaos.matrix`.
     ("accept-then-hang", "postgresql", 20261124, 500),
 )
