@@ -6,6 +6,6 @@ REGRESSIONS: tuple[tuple[str, str, int, int], ...] = (
     ("clock-stepped", "sqlite", 1, 80),
     # A worker asked to stop waited for a lock that its own interrupted intake kept.
     ("rolling-restart", "sqlite", 51, 500),
-    # Three Matrix messages came once more: late requests of the run before, see `tests.chaos.matrix`.
+    # Three Matrix messages came once more: late requests of the run before.
     ("accept-then-hang", "postgresql", 20261124, 500),
 )
