@@ -29,6 +29,9 @@ _log = structlog.get_logger(__name__)
 #: A broadcast that is paused or cancelled sends hardly longer, and a platform that hangs takes
 #: the room of others for no longer: what waits for a sender goes back as well.
 _LONGEST_WAIT_S = 1.5
+#: Looks in that time for what waits so long for a sender.
+_LOOKS = 3
+_LOOK_S = _LONGEST_WAIT_S / _LOOKS
 #: Deliveries that wait here without a permit.
 _MOST_WAITING = 512
 #: Seconds between those that ask again and those that ask along with them.
@@ -40,10 +43,6 @@ _AFTER_DEFECT_S = 10.0
 _LINE_S = 0.05
 #: Seconds over which is counted what they take; slow ones that begin together take in bursts.
 _LATELY_S = 0.25
-#: Seconds between looks for what waits long for a sender.
-_LOOK_S = 0.5
-#: Looks that make up the time after which something waits long.
-_LOOKS = 3
 #: Of what waits long, so many times what the senders took in that time stays: to claim it again
 #: and again costs more, and it would lose its place.
 _STAYS = 4
@@ -159,7 +158,7 @@ class Gate:
                 late_s = (_LOOKS - broadcast) * _LOOK_S
                 stays = taken / _LOOKS if broadcast else taken * _STAYS
                 if now - since > late_s and place >= stays:
-                    again_s = _LOOKS * _LOOK_S if broadcast else 0.0
+                    again_s = _LONGEST_WAIT_S if broadcast else 0.0
                     self._later(resolved, again_s, "its platform answers slowly")
                 else:
                     self._unasked.append(entry)
@@ -191,7 +190,7 @@ class Gate:
         per_s = rates(place.platform or "", place.account).per_s
         if per_s is None or lane == Lane.BROADCAST:
             return wait_s
-        turn = max(now, self._refused.get((place.account, lane), now)) + 1 / per_s
+        turn = max(now, self._refused.get((place.account, lane), 0.0)) + 1 / per_s
         self._refused[place.account, lane] = min(turn, now + _FURTHEST_S)
         return max(wait_s, turn - now)
 

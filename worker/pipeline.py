@@ -8,12 +8,8 @@ takes queued rows that no task has named yet, so the senders never idle between 
 """
 
 import asyncio
-import math
-import os
-from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -26,28 +22,21 @@ from worker.asked import Asked
 from worker.bots import Bots
 from worker.etiquette import Rules
 from worker.failpoints import reach
-from worker.gate import Gate
 from worker.http import Client
 from worker.leases import RENEWALS, Leases
 from worker.limiter import Limiter
 from worker.outbox import Claimed
-from worker.platforms.base import Dedup
 from worker.resolve import Resolved
-from worker.send import send
+from worker.senders import Senders, begin
 from worker.settings import Settings
-from worker.states import State
-from worker.taxonomy import ErrorKind, Failure
 from worker.turn import MANY, Finished, Turns, Wanted
-from worker.verdict import Settlement, judge
+from worker.verdict import Settlement
 
 _log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Sends under way at once to one platform: enough to hide an API's latency, few enough for one
-#: loop. Each platform has its own, so that one that hangs holds up no other.
-IN_FLIGHT = 64
 #: Rows claimed ahead of the senders; bounds what is in doubt after a crash.
 AHEAD = 384
 #: Seconds that outcomes wait for company before they are committed.
@@ -70,11 +59,7 @@ class Drain:
         owner: str,
         settings: Settings,
     ) -> None:
-        self._client = client
         self._settings = settings
-        self._limiter = limiter
-        self._gates: dict[str, Gate] = {}
-        self._bots = bots
         self._turns = Turns(
             engine=engine,
             resolver=resolver,
@@ -86,24 +71,25 @@ class Drain:
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._asked = Asked()
         self._held = Leases(settings.lease_s)
+        self._senders = Senders(
+            client=client,
+            limiter=limiter,
+            bots=bots,
+            settings=settings,
+            held=self._held,
+            note=self._note,
+            finish=self._finish,
+        )
         self._finished: list[Finished] = []
         self._bell = asyncio.Event()
         self._more = False
-        #: Messages under way to a platform, whose outcome comes soon.
-        self._sending = 0
         self._stopping = False
         self._turning = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to work."""
-        self._begin(self._pump())
-        self._begin(self._renewer())
-
-    def _begin(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        task.add_done_callback(_end_with)
-        self._tasks.append(task)
+        self._tasks = [begin(self._pump()), begin(self._renewer())]
 
     async def deliver(self, ids: Sequence[str]) -> None:
         """Deliver these rows; return when each is claimed, or is not ours to try."""
@@ -126,12 +112,12 @@ class Drain:
             async with asyncio.timeout(within_s):
                 while self._held:
                     # Again and again: some may just have been asking for a permit.
-                    left = [each for gate in self._gates.values() for each in gate.empty()]
-                    await self._give_back(left)
+                    await self._give_back(self._senders.empty())
                     self._bell.set()
                     await asyncio.sleep(0.02)
         except TimeoutError:
             _log.warning("stopped_with_sends_under_way", deliveries=len(self._held))
+        await self._senders.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -181,7 +167,7 @@ class Drain:
         if self._stopping:
             await self._give_back(got.claimed)
         else:
-            self._admit(got.claimed)
+            self._senders.admit(got.claimed)
         return True
 
     async def _give_back(self, waiting: Sequence[Resolved]) -> None:
@@ -201,22 +187,10 @@ class Drain:
 
     def _room(self) -> int:
         """Give how many more may be claimed ahead of the senders."""
-        return max(0, AHEAD - sum(gate.claimed_ahead for gate in self._gates.values()))
-
-    def _admit(self, claimed: Sequence[Resolved]) -> None:
-        by_platform: defaultdict[str, list[Resolved]] = defaultdict(list)
-        for each in claimed:
-            by_platform[each.place.platform or ""].append(each)
-        for platform, resolved in by_platform.items():
-            if platform not in self._gates:
-                gate = self._gates[platform] = Gate(self._limiter, self._wait_in_its_row)
-                self._begin(gate.run())
-                for _ in range(IN_FLIGHT):
-                    self._begin(self._sender(gate))
-            self._gates[platform].admit(resolved)
+        return max(0, AHEAD - self._senders.claimed_ahead)
 
     def _is_worth_a_transaction(self) -> bool:
-        return self._claims() or not self._sending or len(self._finished) >= MANY
+        return self._claims() or not self._senders.under_way or len(self._finished) >= MANY
 
     async def _gather_company(self) -> None:
         """Wait, shortly, until a transaction is worth its cost."""
@@ -245,59 +219,10 @@ class Drain:
     async def _note(self, claim: Claimed) -> bool:
         return await self._in_database(self._turns.note, claim)
 
-    def _wait_in_its_row(self, resolved: Resolved, seconds: float, why: str) -> None:
-        self._finish(resolved, _not_now(resolved, seconds, why))
-
     def _finish(self, resolved: Resolved, settlement: Settlement) -> None:
         self._finished.append(Finished(resolved, settlement))
         if len(self._finished) == 1 or self._is_worth_a_transaction():
             self._bell.set()
-
-    async def _sender(self, gate: Gate) -> None:
-        while True:
-            resolved = await gate.take()
-            if not self._held.lasts(resolved.claim, self._settings.http_timeout_s):
-                # Its lease may end before an answer comes: somebody else takes it up.
-                self._finish(resolved, _not_now(resolved, 0.0, "the lease was nearly over"))
-                continue
-            reach("before_send", resolved.claim.text)
-            self._sending += 1
-            settlement = await self._send(resolved)
-            self._sending -= 1
-            reach("after_answer")
-            self._finish(resolved, settlement)
-            await self._heed(settlement)
-
-    async def _heed(self, settlement: Settlement) -> None:
-        """Tell every worker what the platform said of its limits."""
-        failure, place = settlement.failure, settlement.place
-        at = (place.platform or "", place.account, place.chat_id or "")
-        if settlement.told is not None:
-            await self._limiter.learn(*at, settlement.told)
-        if failure is not None and failure.kind is ErrorKind.RATE_LIMITED and failure.retry_after_s:
-            await self._limiter.pause(*at, failure.scope, failure.retry_after_s)
-
-    async def _send(self, resolved: Resolved) -> Settlement:
-        try:
-            return await send(
-                resolved,
-                client=self._client,
-                bots=self._bots,
-                note=self._note,
-                settings=self._settings,
-            )
-        except Exception as error:  # noqa: BLE001 - an adapter may be anybody's; its defect ends one attempt
-            _log.exception("send_raised", delivery=resolved.claim.id)
-            failure = Failure(ErrorKind.UNKNOWN_ERROR, f"the adapter raised {type(error).__name__}")
-            return judge(
-                resolved.claim,
-                failure,
-                resolved.place,
-                dedup=Dedup.NONE,
-                credential_print="",
-                started_ms=0,
-                took_ms=0,
-            )
 
     async def _in_database(
         self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
@@ -318,27 +243,3 @@ class Drain:
             self._held.let_go([(each.settlement.id, each.settlement.attempt)])
         if not finished:
             await asyncio.sleep(_DATABASE_RETRY_S)
-
-
-def _not_now(resolved: Resolved, seconds: float, why: str) -> Settlement:
-    """Give the settlement of a delivery that is not tried now: no attempt, no cost."""
-    claim, place = resolved.claim, resolved.place
-    if resolved.opens is not None:
-        place = replace(place, platform=None, chat_id=None)
-    return Settlement(
-        claim.id,
-        claim.attempt,
-        State.RETRYING,
-        place,
-        delay_ms=math.ceil(seconds * 1000),
-        receipt=tuple(claim.receipt) if claim.receipt else None,
-        failure=Failure(ErrorKind.RATE_LIMITED, why),
-        maybe_duplicate=claim.maybe_duplicate,
-    )
-
-
-def _end_with(task: asyncio.Task[None]) -> None:
-    """End the process with a part that ended by a defect: its leases would be renewed for ever."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical("worker_ends", exc_info=error)
-        os._exit(70)

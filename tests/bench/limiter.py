@@ -6,7 +6,6 @@ Example: python -m tests.bench.limiter
 import asyncio
 import resource
 import sys
-import time
 from statistics import median
 
 from redis.asyncio import Redis
@@ -36,10 +35,9 @@ async def _ask_all(url: str, size: int) -> float:
         asks = [Ask("telegram", "", str(chat(n)), Lane.BROADCAST) for n in range(_MESSAGES + size)]
         # The connection and the script are there before.
         await limiter.permit(asks[:size])
-        before, begun = _cpu_s(), time.monotonic()
+        before = _cpu_s()
         for first in range(size, size + _MESSAGES, size):
             await limiter.permit(asks[first : first + size])
-        assert time.monotonic() > begun
         return (_cpu_s() - before) / _MESSAGES * 1e6
 
 

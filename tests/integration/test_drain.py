@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from resolvers import SqlIdentityResolver
 from tests.waiting import wait_until
-from worker import due, etiquette, outbox, pipeline
+from worker import due, etiquette, outbox, senders
 from worker.bots import Bots
 from worker.database import engine as engine_of
 from worker.database import migrate
@@ -101,7 +101,7 @@ def test_what_waits_too_long_and_is_claimed_again_by_the_same_process_leaves_onc
 ) -> None:
     id_ = worker.put()
     # Nobody sends yet, as when all senders wait for answers.
-    monkeypatch.setattr(pipeline, "IN_FLIGHT", 0)
+    monkeypatch.setattr(senders, "IN_FLIGHT", 0)
 
     async def act(drain: Drain) -> None:
         for _ in range(2):
@@ -111,7 +111,8 @@ def test_what_waits_too_long_and_is_claimed_again_by_the_same_process_leaves_onc
                 worker.lose_leases()
         assert worker.row(id_).attempt == 2
         drain.start()
-        drain._tasks.append(asyncio.create_task(drain._sender(drain._gates["telegram"])))
+        behind = drain._senders
+        behind._tasks.append(asyncio.create_task(behind._sender(behind._gates["telegram"])))
         await worker.reaches(id_, "sent")
 
     worker.run(act)
@@ -160,7 +161,7 @@ def test_a_part_that_a_defect_ends_ends_the_process_so_that_its_leases_run_out(
         codes.append(code)
         ended.set()
 
-    monkeypatch.setattr(pipeline.os, "_exit", end)
+    monkeypatch.setattr(senders.os, "_exit", end)
 
     async def act(drain: Drain) -> None:
         drain.start()
