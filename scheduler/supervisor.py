@@ -188,11 +188,12 @@ class _Supervisor:
                 child.keep_running(now_s)
 
     def _replace_guardian(self) -> None:
-        self._screen.show("guardian", "ended, starts again")
         self._guardian.close()
         self._guardian = Guardian()
         for child in self._children:
             child.watch_again(self._guardian)
+        # Only now: whoever reads it may count on the new one.
+        self._screen.show("guardian", "ended, another one watches")
 
     def _start_redis(self) -> None:
         socket = self._config.redis_socket

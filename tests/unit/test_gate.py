@@ -252,7 +252,8 @@ def test_a_limiter_that_fails_ends_nothing_and_what_asked_waits_in_its_row() -> 
         assert [id_ for id_, _ in later] == ["bad"]
         gate.admit([resolved("bad"), resolved("last")])
         assert await taken(gate, 1) == ["last"]
-        await asyncio.sleep(0.05)
+        # It asks again after some hundredths, on a machine that may have other work.
+        await asyncio.sleep(1)
         assert [id_ for id_, _ in later] == ["bad", "bad"]
 
     again = Permit(granted=False, wait_s=0.02, good_s=0.1)
